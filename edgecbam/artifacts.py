@@ -1,0 +1,350 @@
+"""The run folder: stages that appear whole, know their files by sha256 and know which parent they were made from.
+
+A stage works in ``RUN/.STAGE.partial`` and is moved into place at the end. ``RUN/STAGE/stage.json`` lists the sha256
+of each of its files and of the ``stage.json`` of each parent; a stage whose parent has changed is stale.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecbam import __version__, recipe
+from edgecbam.errors import InputError
+from edgecbam.recipe import Recipe
+
+PARENTS: dict[str, tuple[str, ...]] = {
+    "train": (),
+    "quantize": ("train",),
+    "export": ("quantize",),
+    "verify": ("export",),
+    "benchmark": ("export",),
+    "report": ("verify", "benchmark"),
+}
+SECTIONS: dict[str, tuple[str, ...]] = {  # the parts of the recipe that decide a stage, its parents' parts aside
+    "train": ("data", "model", "train"),
+    "quantize": ("quantize",),
+    "export": ("export",),
+    "verify": ("verify",),
+    "benchmark": ("benchmark",),
+    "report": (),
+}
+STAGES = tuple(PARENTS)
+STAGE_FILE = "stage.json"
+RECIPE_FILE = "recipe.toml"
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What ``stage.json`` holds: sha256 (hex) by relative file name, and of the parents' ``stage.json``."""
+
+    stage: str
+    files: dict[str, str]
+    parents: dict[str, str]
+    recipe_digest: str
+    edgecbam_version: str
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    partial = path.with_name(f".{path.name}.partial")
+    data = content.encode() if isinstance(content, str) else content
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole, with sorted keys, so that equal values give equal bytes."""
+    write_whole(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises InputError naming the file where it is missing or broken."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: run the stage that writes it again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not readable JSON ({error}): run the stage that wrote it again") from None
+
+
+def create_run(run: Path, settings: Recipe) -> None:
+    """Make a run folder with its complete recipe. The folder must not exist yet or be empty."""
+    run.mkdir(parents=True, exist_ok=True)
+    write_whole(run / RECIPE_FILE, recipe.to_toml(settings))
+
+
+def load_recipe(run: Path) -> Recipe:
+    """The recipe of a run folder; raises InputError where the folder is no run or the recipe is bad."""
+    path = run / RECIPE_FILE
+    if not run.is_dir():
+        raise InputError(f"no run folder {run}: give the folder that `edgecbam run` or `edgecbam train` made")
+    if not path.is_file():
+        raise InputError(f"{run} is no run folder: it has no {RECIPE_FILE}")
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    return recipe.from_toml(text, str(path))
+
+
+def partial_folder(run: Path, stage: str) -> Path:
+    """Where a stage works before it is whole."""
+    return run / f".{stage}.partial"
+
+
+@contextlib.contextmanager
+def stage_folder(run: Path, stage: str, keep: bool = False) -> Iterator[Path]:
+    """Give a folder to work in; on success it becomes ``RUN/STAGE`` with its ``stage.json``, on failure it is removed.
+
+    Args:
+        run: the run folder.
+        stage: one of STAGES; its parents must be whole and fresh.
+        keep: go on in an existing partial folder and leave it in place on failure (``--resume``).
+
+    Raises:
+        InputError: a parent is missing, stale or altered.
+    """
+    parents = {parent: check_stage(run, parent) for parent in PARENTS[stage]}
+    partial = partial_folder(run, stage)
+    if partial.exists() and not keep:
+        shutil.rmtree(partial)
+    partial.mkdir(exist_ok=keep)
+    try:
+        yield partial
+    except BaseException:
+        if not keep:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    files = {name: sha256_file(partial / name) for name in _files(partial) if name != STAGE_FILE}
+    record = {
+        "schema_version": 1,
+        "stage": stage,
+        "edgecbam_version": __version__,
+        "recipe_digest": _recipe_digest(run, stage),
+        "files": files,
+        "parents": parents,
+    }
+    write_json(partial / STAGE_FILE, record)
+    _move_into_place(partial, run / stage)
+
+
+def check_stage(run: Path, stage: str) -> str:
+    """Check that a stage is whole, unaltered and not stale; returns the sha256 of its ``stage.json``.
+
+    Raises:
+        InputError: naming the stage or file and the command that mends it.
+    """
+    record = load_stage(run, stage)
+    folder = run / stage
+    for name, digest in record.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path} is missing: run `edgecbam {stage} {_argument(run, stage)}` again")
+        if sha256_file(path) != digest:
+            raise InputError(f"{path} was altered after it was made: run `edgecbam {stage} {_argument(run, stage)}` again")
+    if record.recipe_digest != _recipe_digest(run, stage):
+        raise InputError(
+            f"{run / RECIPE_FILE} was changed after {folder} was made: "
+            f"run `edgecbam {stage} {_argument(run, stage)}` again, or undo the change"
+        )
+    for parent in PARENTS[stage]:
+        if record.parents.get(parent) != check_stage(run, parent):
+            raise InputError(
+                f"{folder} is stale, {parent} was made again since: run `edgecbam {stage} {_argument(run, stage)}` again"
+            )
+    return sha256_file(folder / STAGE_FILE)
+
+
+MANIFEST_FILE = "manifest.json"
+SAMPLES_FILE = "samples.npz"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a model file. ``scale`` and ``zero_point`` are None for a float tensor.
+
+    real value = scale * (integer - zero_point).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float | None
+    zero_point: int | None
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What the manifest says of one model file. ``macs`` are multiply-accumulates of one inference at batch 1."""
+
+    sha256: str
+    bytes: int
+    format: str
+    precision: str
+    input: Tensor
+    output: Tensor
+    macs: int
+    parameters: int
+    partitions: int | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``RUN/export/manifest.json``: the files, the classes, and how an image becomes an input.
+
+    ``preprocessing`` has the keys height, width, channels, resize, mean, std (see edgecbam.preprocessing).
+    """
+
+    classes: tuple[str, ...]
+    preprocessing: dict[str, Any]
+    files: dict[str, ModelFile]
+    recipe_digest: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Held-out images that travel with the models, and what Keras says of them.
+
+    Attributes:
+        images: [n, height, width, channels] uint8 pixels, already resized.
+        labels: [n] int64 class indices.
+        keras_float: [n, classes] float32 logits of the float EMA model.
+        keras_qat: [n, classes] float32 logits of the quantization-aware model.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    keras_float: np.ndarray
+    keras_qat: np.ndarray
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json`` into the export folder."""
+    write_json(folder / MANIFEST_FILE, {"schema_version": 1, **dataclasses.asdict(manifest)})
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read ``manifest.json`` of an export folder; raises InputError naming what is wrong with it."""
+    path = folder / MANIFEST_FILE
+    raw = read_json(path)
+    try:
+        files = {
+            str(name): ModelFile(**{**entry, "input": _tensor(entry["input"]), "output": _tensor(entry["output"])})
+            for name, entry in raw["files"].items()
+        }
+        return Manifest(
+            tuple(raw["classes"]), dict(raw["preprocessing"]), files, raw["recipe_digest"], dict(raw["versions"])
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path} is no manifest of edgecbam ({error!r}): run `edgecbam export` again") from None
+
+
+def _tensor(raw: dict[str, Any]) -> Tensor:
+    return Tensor(**{**raw, "shape": tuple(raw["shape"])})
+
+
+def write_samples(folder: Path, samples: Samples) -> None:
+    """Write ``samples.npz`` into the export folder; equal samples give equal bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{f.name: getattr(samples, f.name) for f in dataclasses.fields(Samples)})
+    write_whole(folder / SAMPLES_FILE, buffer.getvalue())
+
+
+def load_samples(folder: Path) -> Samples:
+    """Read ``samples.npz`` without unpickling; raises InputError where it is missing or broken."""
+    path = folder / SAMPLES_FILE
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            samples = Samples(**{f.name: arrays[f.name] for f in dataclasses.fields(Samples)})
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: run `edgecbam export` again") from None
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is not readable ({error}): run `edgecbam export` again") from None
+    count = len(samples.images)
+    if samples.images.ndim != 4 or samples.images.dtype != np.uint8:
+        raise InputError(f"{path}: images must be [n, height, width, channels] uint8: run `edgecbam export` again")
+    if not count == len(samples.labels) == len(samples.keras_float) == len(samples.keras_qat) > 0:
+        raise InputError(f"{path}: its arrays have different lengths or are empty: run `edgecbam export` again")
+    return samples
+
+
+def is_fresh(run: Path, stage: str) -> bool:
+    """Whether a stage is whole, unaltered and not stale."""
+    try:
+        check_stage(run, stage)
+    except InputError:
+        return False
+    return True
+
+
+def load_stage(run: Path, stage: str) -> StageRecord:
+    """Read ``stage.json`` without checking digests; raises InputError where the stage was not made or is unreadable."""
+    path = run / stage / STAGE_FILE
+    if not path.is_file():
+        raise InputError(f"{run} has no finished stage {stage}: run `edgecbam {stage} {_argument(run, stage)}` first")
+    raw = read_json(path)
+    try:
+        record = StageRecord(
+            raw["stage"], dict(raw["files"]), dict(raw["parents"]), raw["recipe_digest"], raw["edgecbam_version"]
+        )
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path} lacks what a stage record holds: run `edgecbam {stage}` again") from None
+    for name in record.files:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"{path} names the file {name!r} outside its folder: the run folder is not to be trusted")
+    return record
+
+
+def _recipe_digest(run: Path, stage: str) -> str:
+    return load_recipe(run).digest(*SECTIONS[stage]) if SECTIONS[stage] else ""
+
+
+def _argument(run: Path, stage: str) -> str:
+    return f"--resume --out {run}" if stage == "train" else str(run)
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _move_into_place(partial: Path, final: Path) -> None:
+    old = final.with_name(f".{final.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    if final.exists():
+        os.rename(final, old)
+    os.rename(partial, final)
+    _sync_folder(final.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
