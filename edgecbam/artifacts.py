@@ -42,6 +42,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {  # the parts of the recipe that decide 
 }
 STAGES = tuple(PARENTS)
 STAGE_FILE = "stage.json"
+ORIGIN_FILE = "origin.json"  # in a partial folder: what the unfinished work was begun from
 RECIPE_FILE = "recipe.toml"
 
 
@@ -121,28 +122,33 @@ def stage_folder(run: Path, stage: str, keep: bool = False) -> Iterator[Path]:
     Args:
         run: the run folder.
         stage: one of STAGES; its parents must be whole and fresh.
-        keep: go on in an existing partial folder and leave it in place on failure (``--resume``).
+        keep: leave unfinished work in place on failure, and go on in it if it was begun from the same parents and
+            recipe.
 
     Raises:
         InputError: a parent is missing, stale or altered.
     """
     parents = {parent: check_stage(run, parent) for parent in PARENTS[stage]}
     partial = partial_folder(run, stage)
-    if partial.exists() and not keep:
-        shutil.rmtree(partial)
-    partial.mkdir(exist_ok=keep)
+    recipe_digest = _recipe_digest(run, stage)  # of the recipe it is made from, whatever is edited meanwhile
+    origin = {"parents": parents, "recipe_digest": recipe_digest}
+    if partial.exists() and not (keep and _read_origin(partial) == origin):
+        shutil.rmtree(partial)  # begun from another parent or recipe, or not to be gone on in
+    partial.mkdir(exist_ok=True)
+    write_json(partial / ORIGIN_FILE, origin)
     try:
         yield partial
     except BaseException:
         if not keep:
             shutil.rmtree(partial, ignore_errors=True)
         raise
+    (partial / ORIGIN_FILE).unlink()
     files = {name: sha256_file(partial / name) for name in _files(partial) if name != STAGE_FILE}
     record = {
         "schema_version": 1,
         "stage": stage,
         "edgecbam_version": __version__,
-        "recipe_digest": _recipe_digest(run, stage),
+        "recipe_digest": recipe_digest,
         "files": files,
         "parents": parents,
     }
@@ -281,12 +287,12 @@ def load_samples(folder: Path) -> Samples:
             samples = Samples(**{f.name: arrays[f.name] for f in dataclasses.fields(Samples)})
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run `edgecbam export` again") from None
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is not readable ({error}): run `edgecbam export` again") from None
-    count = len(samples.images)
     if samples.images.ndim != 4 or samples.images.dtype != np.uint8:
         raise InputError(f"{path}: images must be [n, height, width, channels] uint8: run `edgecbam export` again")
-    if not count == len(samples.labels) == len(samples.keras_float) == len(samples.keras_qat) > 0:
+    others = (samples.labels, samples.keras_float, samples.keras_qat)
+    if [a.ndim for a in others] != [1, 2, 2] or {len(a) for a in others} != {len(samples.images)} or not len(others[0]):
         raise InputError(f"{path}: its arrays have different lengths or are empty: run `edgecbam export` again")
     return samples
 
@@ -328,6 +334,13 @@ def _argument(run: Path, stage: str) -> str:
 
 def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _read_origin(partial: Path) -> Any:
+    try:
+        return read_json(partial / ORIGIN_FILE)
+    except InputError:
+        return None
 
 
 def _move_into_place(partial: Path, final: Path) -> None:

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import math
+import os
 import tomllib
 import types
 import typing
@@ -164,16 +165,19 @@ def _untuple(value: Any) -> Any:
 
 def from_toml(text: str, where: str = "recipe") -> Recipe:
     """Read TOML text; raises InputError for bad syntax, unknown keys, wrong types and values out of range."""
+    return from_table(_parse(text, where), where)
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a ValueError of its own: a number of over 4,300 digits
         raise InputError(f"{where} is not valid TOML: {error}") from None
-    return from_table(table, where)
 
 
 def from_table(table: dict[str, Any], where: str = "recipe") -> Recipe:
     """Build a recipe from nested dictionaries; raises InputError as from_toml does."""
-    recipe = _build(Recipe, table, where, prefix="")
+    recipe: Recipe = _build(Recipe, table, where, prefix="")
     if len(recipe.model.widths) != len(recipe.model.blocks):
         raise InputError(
             f"{where}: model.widths has {len(recipe.model.widths)} stages but model.blocks has "
@@ -202,17 +206,14 @@ def load(name_or_path: str, assignments: tuple[str, ...] = ()) -> Recipe:
     if name_or_path in shipped():
         text = (resources.files("edgecbam") / "recipes" / f"{name_or_path}.toml").read_text("utf-8")
         where = f"recipe {name_or_path}"
-    elif path.is_file():
+    elif os.path.isfile(path):  # False, not an error, for a name too long to exist
         try:
             text, where = path.read_text("utf-8"), str(path)
         except (UnicodeDecodeError, OSError) as error:
             raise InputError(f"cannot read the recipe {path}: {error}") from None
     else:
         raise InputError(f"no recipe {name_or_path!r}: {_nearest(name_or_path, shipped())}, or give a TOML file")
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{where} is not valid TOML: {error}") from None
+    table = _parse(text, where)
     for assignment in assignments:
         _assign(table, assignment)
     return from_table(table, where)
@@ -232,7 +233,7 @@ def _assign(table: dict[str, Any], assignment: str) -> None:
         raise InputError(f"--set {assignment!r} is not of the form section.key=value, such as train.epochs=5")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()  # a bare word is a string: --set train.optimizer=adam
     *parents, last = key.strip().split(".")
     for parent in parents:
@@ -276,7 +277,10 @@ def _convert(value: Any, hint: Any, bounds: types.MappingProxyType[Any, Any], wh
             raise InputError(f"{what} must be a list, got {value!r}")
         return tuple(_convert(item, typing.get_args(hint)[0], bounds, what) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise InputError(f"{what} is too large for a number") from None
     if type(value) is not hint:
         raise InputError(f"{what} must be of type {hint.__name__}, got {value!r}")
     if bounds and hint in (int, float):

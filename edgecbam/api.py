@@ -1,0 +1,493 @@
+"""The verbs as functions: what the command line calls and what a program may call.
+
+    from edgecbam import api, recipe
+    run = api.train(recipe.load("fashion_cbam"), Path("runs/first"))
+    api.quantize(run)
+    api.export(run)
+    assert api.verify(run).passed
+
+Nothing heavy is imported before the function that needs it is called. Every function raises errors of
+``edgecbam.errors`` whose message is one line for the user.
+"""
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecbam import artifacts
+from edgecbam.errors import GateFailed, InputError
+from edgecbam.events import Event, OnEvent, ignore
+from edgecbam.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edgecbam.datasets import Dataset
+    from edgecbam.export.verify import Verification
+
+MODEL_FILE = "model.keras"
+QAT_FILE = "model_qat.weights.h5"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What ``run`` made: the folder, the gates, and the value of report.json."""
+
+    run: Path
+    verification: "Verification"
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one image, best first; probabilities are the softmax of the logits."""
+
+    image: Path
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def default_out(recipe: Recipe) -> Path:
+    """The first of runs/NAME-1, runs/NAME-2, … that does not exist."""
+    number = 1
+    while (path := Path("runs") / f"{recipe.name}-{number}").exists():
+        number += 1
+    return path
+
+
+def run(
+    recipe: Recipe | None,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_event: OnEvent = ignore,
+) -> RunResult:
+    """All stages: train, quantize, export, verify, benchmark, report.
+
+    Args:
+        recipe: what to do; None with ``resume`` takes the run folder's own.
+        out: the run folder.
+        resume: go on in an existing run folder; stages that are whole and fresh are kept.
+        overwrite: replace an existing run folder.
+        on_event: listener.
+
+    Raises:
+        GateFailed: verification failed; ``RUN/verify/verify.json`` says which gates, and nothing is benchmarked.
+        InputError: ``out`` exists and neither ``resume`` nor ``overwrite`` is given, or input is wrong.
+    """
+    folder = train(recipe, out, resume=resume, overwrite=overwrite, on_event=on_event)
+    if not artifacts.is_fresh(folder, "quantize"):
+        quantize(folder, on_event=on_event)
+    if not artifacts.is_fresh(folder, "export"):
+        export(folder, on_event=on_event)
+    verification = verify(folder, on_event=on_event)
+    if not verification.passed:
+        raise GateFailed(
+            f"verification failed at {', '.join(verification.failed())}: see {folder / 'verify' / 'verify.json'}"
+        )
+    measured = benchmark(folder, on_event=on_event)
+    report(folder, on_event=on_event)
+    return RunResult(folder, verification, measured)
+
+
+def train(
+    recipe: Recipe | None,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_event: OnEvent = ignore,
+) -> Path:
+    """Train the float model; ``RUN/train`` holds it with the averaged weights. Arguments as for ``run``."""
+    run_exists = (out / artifacts.RECIPE_FILE).is_file()
+    if out.exists() and not resume and not overwrite and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists already: add --resume to go on in it, --overwrite to replace it, or --out DIR")
+    if overwrite and out.exists() and not run_exists and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is no run folder, so --overwrite does not touch it: give another --out")
+    if recipe is None:
+        recipe = artifacts.load_recipe(out)
+    if resume and run_exists and artifacts.is_fresh(out, "train") and _same(recipe, artifacts.load_recipe(out)):
+        return out
+
+    import tf_keras as keras
+
+    from edgecbam import datasets, models, preprocessing, training
+
+    on_event(Event("train", message=f"recipe {recipe.name}, data {recipe.data.source}"))
+    dataset, data = datasets.load(recipe.data, on_event)
+    settings = dataclasses.replace(recipe.train, precision=training.resolve_precision(recipe.train.precision))
+    recipe = dataclasses.replace(recipe, data=data, train=settings)
+    shape = (data.height, data.width, data.channels)
+    training.make_deterministic(settings.seed)
+    with training.precision_policy(settings.precision):
+        model = models.build(recipe.model, shape, len(dataset.classes))
+    # Only now, when everything that the user gave has proven good, is anything replaced or written.
+    _prepare_folder(out, recipe, resume)
+    described = preprocessing.describe(data)
+    on_event(Event("train", message=_describe_training(recipe, dataset, models.Cost.of(model))))
+    with artifacts.stage_folder(out, "train", keep=True) as folder:
+        result = training.fit(
+            model, dataset, settings, described, folder / "checkpoints", stage="train", on_event=on_event
+        )
+        final = models.build(recipe.model, shape, len(dataset.classes))
+        final.set_weights(model.get_weights())
+        final.save(folder / MODEL_FILE)
+        logits = training.predict(final, dataset.test_images, described)
+        figures = {
+            "classes": list(dataset.classes),
+            "data_digest": _digest(dataset),
+            "bad_files": list(dataset.bad_files),
+            "precision": settings.precision,
+            **_accuracies(result.raw_logits, logits, dataset),
+        }
+        artifacts.write_json(folder / "metrics.json", figures)
+        artifacts.write_json(folder / "timing.json", {"images_per_second": result.images_per_second})
+    on_event(
+        Event(
+            "train",
+            message=f"test top-1 {figures['test_raw_accuracy']:.2%} raw, {figures['test_ema_accuracy']:.2%} EMA "
+            f"on {figures['test_images']} images; {result.images_per_second:.0f} images/s",
+        )
+    )
+    keras.backend.clear_session()
+    return out
+
+
+def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
+    """Quantization-aware training, continued from the float averages; writes ``RUN/quantize``."""
+    artifacts.check_stage(run, "train")
+    import numpy as np
+
+    from edgecbam import quantization, training
+
+    recipe, dataset, described = _open_data(run, on_event)
+    settings = dataclasses.replace(
+        recipe.train,
+        precision="float32",
+        epochs=recipe.quantize.epochs,
+        batch_size=recipe.quantize.batch_size,
+        learning_rate=recipe.quantize.learning_rate,
+        decay_rate=recipe.quantize.decay_rate,
+        decay_epochs=recipe.quantize.decay_epochs,
+        warmup_epochs=0.0,
+        ema_decay=recipe.quantize.ema_decay,
+    )
+    training.make_deterministic(settings.seed)
+    twin = _load_float(run)
+    model = quantization.make_quantizable(twin, quantization.input_range(described))
+    inputs = calibration_inputs(recipe, dataset, described)
+    parts = np.array_split(inputs, max(1, len(inputs) // 64))
+    on_event(Event("quantize", message=f"calibrating {len(inputs)} images, then {settings.epochs} epochs of QAT"))
+    quantization.calibrate(model, twin, parts)
+    with artifacts.stage_folder(run, "quantize", keep=True) as folder:
+        result = training.fit(
+            model,
+            dataset,
+            settings,
+            described,
+            folder / "checkpoints",
+            stage="quantize",
+            refresh=lambda: quantization.recompute_ranges(model, twin, parts),
+            on_event=on_event,
+        )
+        model.save_weights(folder / QAT_FILE)
+        logits = training.predict(model, dataset.test_images, described)
+        figures = {
+            **_accuracies(result.raw_logits, logits, dataset),
+            "ranges": {name: list(bounds) for name, bounds in quantization.activation_ranges(model).items()},
+        }
+        artifacts.write_json(folder / "metrics.json", figures)
+        artifacts.write_json(folder / "timing.json", {"images_per_second": result.images_per_second})
+    on_event(
+        Event(
+            "quantize",
+            message=f"test top-1 {figures['test_ema_accuracy']:.2%} with fake quantization "
+            f"on {figures['test_images']} images",
+        )
+    )
+
+
+def export(run: Path, *, on_event: OnEvent = ignore) -> None:
+    """Write every model file, samples and manifest to ``RUN/export``."""
+    artifacts.check_stage(run, "quantize")
+    from edgecbam import quantization, training
+    from edgecbam.export import artifact_set
+
+    recipe, dataset, described = _open_data(run, on_event)
+    training.make_deterministic(recipe.train.seed)
+    float_model = _load_float(run)
+    qat_model = quantization.make_quantizable(_load_float(run), quantization.input_range(described))
+    qat_model.load_weights(run / "quantize" / QAT_FILE)
+    count = _sample_count(recipe, dataset)
+    images = dataset.test_images[:count]
+    samples = artifacts.Samples(
+        images,
+        dataset.test_labels[:count],
+        training.predict(float_model, images, described),
+        training.predict(qat_model, images, described),
+    )
+    with artifacts.stage_folder(run, "export") as folder:
+        artifact_set.write(
+            folder,
+            recipe,
+            float_model,
+            qat_model,
+            dataset.classes,
+            calibration_inputs(recipe, dataset, described),
+            samples,
+            described,
+            on_event,
+        )
+
+
+def verify(run: Path, *, on_event: OnEvent = ignore) -> "Verification":
+    """Run the gates on ``RUN/export`` and write ``RUN/verify``; a failed gate is in the result, not raised.
+
+    Raises:
+        GateFailed: a file of the export is missing or was altered.
+    """
+    from edgecbam.export import verify as gates
+
+    recipe = artifacts.load_recipe(run)
+    artifacts.load_stage(run, "export")
+    result = gates.check(run / "export", recipe.verify, on_event)
+    with artifacts.stage_folder(run, "verify") as folder:
+        artifacts.write_json(folder / "verify.json", result.to_json())
+    return result
+
+
+def benchmark(
+    run: Path,
+    *,
+    runtimes: Sequence[str] | None = None,
+    threads: int | None = None,
+    protocol: str | None = None,
+    on_event: OnEvent = ignore,
+) -> dict[str, Any]:
+    """Measure the files of ``RUN/export`` and write ``RUN/benchmark``; returns the value of report.json.
+
+    What is None is taken from the recipe.
+    """
+    from edgecbam.benchmarks import measure
+
+    settings = artifacts.load_recipe(run).benchmark
+    artifacts.check_stage(run, "export")
+    value = measure.benchmark_run(
+        run,
+        runtimes=settings.runtimes if runtimes is None else tuple(runtimes),
+        threads=settings.threads if threads is None else threads,
+        protocol=settings.protocol if protocol is None else protocol,
+        on_event=on_event,
+    )
+    with artifacts.stage_folder(run, "benchmark") as folder:
+        measure.write_report(folder, value)
+    return value
+
+
+def benchmark_models(
+    models: Sequence[Path],
+    *,
+    runtimes: Sequence[str],
+    threads: int,
+    protocol: str,
+    baseline: Path | None = None,
+    out: Path | None = None,
+    on_event: OnEvent = ignore,
+) -> dict[str, Any]:
+    """Measure any .tflite and .onnx files; writes report.json and report.md to ``out`` when given."""
+    from edgecbam.benchmarks import measure
+    from edgecbam.benchmarks import report as reports
+
+    if out is not None and out.exists():
+        raise InputError(f"{out} exists already: give another --out")
+    value = measure.benchmark_models(
+        models, runtimes=runtimes, threads=threads, protocol=protocol, baseline=baseline, on_event=on_event
+    )
+    if out is not None:
+        partial = out.with_name(f".{out.name}.partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        measure.write_report(partial, value)
+        artifacts.write_whole(partial / "report.md", reports.markdown(value, None))
+        artifacts.write_whole(partial / "report.html", reports.html(value, None))
+        partial.rename(out)
+    return value
+
+
+def report(run: Path, *, on_event: OnEvent = ignore) -> Path:
+    """Write ``RUN/report`` from the verification and the benchmark; returns the path of report.md."""
+    from edgecbam.benchmarks import report as reports
+
+    with artifacts.stage_folder(run, "report") as folder:
+        reports.write(run, folder)
+    on_event(Event("report", message=f"{run / 'report' / 'report.md'}"))
+    return run / "report" / "report.md"
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """A report.json value as Markdown."""
+    from edgecbam.benchmarks import report as reports
+
+    return reports.markdown(report, None)
+
+
+def predict(
+    model: Path, images: Sequence[Path], *, top: int = 5, runtime: str | None = None, threads: int = 1
+) -> list[Prediction]:
+    """Classify image files with an exported model.
+
+    Args:
+        model: a run folder (its model_int8.tflite is used) or a model file that lies beside its manifest.json.
+        images: image files of any size and mode.
+        top: how many classes to give, at most all.
+        runtime: name of the runtime; None takes the first installed one that reads the file.
+        threads: threads of the runtime.
+
+    Raises:
+        InputError: no such model, no manifest beside it, or an unreadable image.
+    """
+    import numpy as np
+
+    from edgecbam import preprocessing
+    from edgecbam import runtimes as adapters
+
+    path = model / "export" / "model_int8.tflite" if model.is_dir() else model
+    if not path.is_file():
+        raise InputError(f"no model {path}: give a run folder or a model file of its export folder")
+    manifest = artifacts.load_manifest(path.parent)
+    if path.name not in manifest.files:
+        raise InputError(f"{path.parent / artifacts.MANIFEST_FILE} does not list {path.name}: use an exported file")
+    entry = manifest.files[path.name]
+    if artifacts.sha256_file(path) != entry.sha256:
+        raise InputError(f"{path} was altered after it was exported: run `edgecbam export` again")
+    session = _reader(path, runtime).open(path, threads=threads)
+    predictions = []
+    try:
+        for image in images:
+            pixels = preprocessing.load_image(image, manifest.preprocessing)
+            inputs = preprocessing.normalize(pixels[np.newaxis], manifest.preprocessing)
+            raw = session.run([adapters.to_input(inputs, session.inputs[0])])[0][0]
+            logits = adapters.to_real(raw, entry.output).astype(np.float64)
+            probabilities = np.exp(logits - logits.max())
+            probabilities /= probabilities.sum()
+            best = np.argsort(-probabilities, kind="stable")[:top]
+            predictions.append(
+                Prediction(
+                    image, tuple(manifest.classes[i] for i in best), tuple(float(probabilities[i]) for i in best)
+                )
+            )
+    finally:
+        session.close()
+    return predictions
+
+
+def _reader(path: Path, runtime: str | None) -> Any:
+    from edgecbam import runtimes as adapters
+
+    if runtime is not None:
+        return adapters.find(runtime)
+    known = adapters.readers(path.suffix)
+    if not known:
+        raise InputError(f"{path} is of no known format: give a .tflite or .onnx file")
+    return next((reader for reader in known if reader.installed()), known[0])
+
+
+def calibration_inputs(recipe: Recipe, dataset: "Dataset", described: dict[str, Any]) -> Any:
+    """A seeded choice of training images as model inputs: [n, h, w, c] float32."""
+    import numpy as np
+
+    from edgecbam.preprocessing import normalize
+
+    count = min(recipe.quantize.calibration_images, len(dataset.train_images))
+    chosen = np.random.default_rng([recipe.train.seed, 0xCA1]).permutation(len(dataset.train_images))[:count]
+    return normalize(dataset.train_images[np.sort(chosen)], described)
+
+
+def _open_data(run: Path, on_event: OnEvent) -> tuple[Recipe, "Dataset", dict[str, Any]]:
+    """Recipe, data and preprocessing of a run, refused where the data is no longer what the model was trained on."""
+    from edgecbam import datasets, preprocessing
+
+    recipe = artifacts.load_recipe(run)
+    dataset, data = datasets.load(recipe.data, on_event)
+    recorded = artifacts.read_json(run / "train" / "metrics.json")
+    if recorded["data_digest"] != _digest(dataset):
+        raise InputError(f"the images of {data.source} have changed since {run} was trained: start a new run with them")
+    return recipe, dataset, preprocessing.describe(data)
+
+
+def _load_float(run: Path) -> Any:
+    import tf_keras as keras
+
+    import edgecbam.models  # noqa: F401  registers the layer classes that the file names
+
+    return keras.models.load_model(run / "train" / MODEL_FILE, compile=False)
+
+
+def _sample_count(recipe: Recipe, dataset: "Dataset") -> int:
+    image_bytes = int(dataset.test_images[0].nbytes)
+    fits = max(1, recipe.export.samples_mib * 2**20 // image_bytes)
+    return min(recipe.export.samples_images, fits, len(dataset.test_images))
+
+
+def _accuracies(raw_logits: Any, ema_logits: Any, dataset: "Dataset") -> dict[str, float | int]:
+    from edgecbam import metrics
+
+    return {
+        "test_raw_accuracy": metrics.top1(raw_logits, dataset.test_labels),
+        "test_ema_accuracy": metrics.top1(ema_logits, dataset.test_labels),
+        "train_images": len(dataset.train_images),
+        "validation_images": len(dataset.validation_images),
+        "test_images": len(dataset.test_images),
+    }
+
+
+def _digest(dataset: "Dataset") -> str:
+    """sha256 over the classes and all arrays of a data set."""
+    hasher = hashlib.sha256()
+    for field in dataclasses.fields(dataset):
+        value = getattr(dataset, field.name)
+        hasher.update(value.tobytes() if hasattr(value, "tobytes") else repr(value).encode())
+    return hasher.hexdigest()
+
+
+def _describe_training(recipe: Recipe, dataset: "Dataset", cost: Any) -> str:
+    data = recipe.data
+    return (
+        f"{len(dataset.train_images)} training, {len(dataset.validation_images)} validation, "
+        f"{len(dataset.test_images)} test images of {data.height}x{data.width}x{data.channels}, "
+        f"{len(dataset.classes)} classes; {recipe.model.family} with {recipe.model.attention}: "
+        f"{cost.parameters:,} parameters, {cost.macs / 1e6:.1f} M MAC; {recipe.train.precision}"
+    )
+
+
+def _same(given: Recipe, resolved: Recipe) -> bool:
+    """Whether a recipe is the one of a run folder, which has sizes and precision filled in."""
+    sizes = {
+        key: getattr(resolved.data, key)
+        for key in ("height", "width", "channels", "source")
+        if not getattr(given.data, key) or key == "source"
+    }
+    if Path(given.data.source).exists():
+        sizes["source"] = str(Path(given.data.source).resolve())
+    precision = resolved.train.precision if given.train.precision == "auto" else given.train.precision
+    filled = dataclasses.replace(
+        given,
+        data=dataclasses.replace(given.data, **sizes),
+        train=dataclasses.replace(given.train, precision=precision),
+    )
+    return filled == resolved
+
+
+def _prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
+    """Make the run folder, or check that it can be gone on in."""
+    if resume and (out / artifacts.RECIPE_FILE).is_file():
+        if artifacts.load_recipe(out) != recipe:
+            raise InputError(
+                f"{out} was begun with another recipe: leave out RECIPE and --set to go on with its own, or --overwrite"
+            )
+        return
+    if out.exists():
+        shutil.rmtree(out)
+    artifacts.create_run(out, recipe)

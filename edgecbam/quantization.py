@@ -1,0 +1,315 @@
+"""Quantization-aware training for every op of CBAM, with tensorflow-model-optimization (tfmot).
+
+tfmot inserts fake quantization; four things it leaves undone are done here:
+
+* QuantizeConfigs for the ops it does not know: sigmoid gates have the fixed range [0, 255/256], because LOGISTIC must
+  have scale 1/256 and zero point -128 (LiteRT int8 specification); Multiply measures its output; channel mean, channel
+  max and their concatenation share the range of the tensor that they reduce, so that no QUANTIZE op is needed.
+* The model input has the fixed range of the pixels, exact for the default normalisation.
+* Ranges are calibrated on training images before the first step. tfmot starts every range at ±6 with an average of
+  0.999 and no debias, which is still visible in the scales after thousands of steps.
+* After training, when averaged weights have been swapped in, ranges are recomputed: first the weights', then
+  BatchNorm's statistics, then the activations'. They are no trainable variables, so no optimiser averages them.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+import tf_keras as keras
+
+from edgecbam.attention import ChannelMax, ChannelMean
+from edgecbam.errors import EnvironmentFailure
+
+_quantizers = tfmot.quantization.keras.quantizers
+GATE_RANGE = (0.0, 255.0 / 256.0)
+MIN_RANGE = 1e-3  # a narrower activation range would give a requantization scale that LiteRT refuses
+
+
+class FixedGate(_quantizers.FixedQuantizer):  # type: ignore[misc]
+    """The range of a sigmoid in int8: scale 1/256, zero point -128."""
+
+    def __init__(self) -> None:
+        super().__init__(num_bits=8, init_min=GATE_RANGE[0], init_max=GATE_RANGE[1], narrow_range=False)
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+class TiedRange(_quantizers.Quantizer):  # type: ignore[misc]
+    """Quantizes with the range of another layer's output, once ``follow`` has named it; until then does nothing."""
+
+    def __init__(self) -> None:
+        self.min_var: Any = None
+        self.max_var: Any = None
+
+    def follow(self, variables: Mapping[str, Any]) -> None:
+        """Share the range variables ``min_var`` and ``max_var`` of another quantizer."""
+        self.min_var, self.max_var = variables["min_var"], variables["max_var"]
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+        if self.min_var is None:
+            return inputs
+        return tf.quantization.fake_quant_with_min_max_vars(inputs, self.min_var, self.max_var)
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+class _OutputConfig(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[misc]
+    """Quantizes a layer's output and nothing else."""
+
+    def _quantizer(self) -> Any:
+        raise NotImplementedError
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        return [self._quantizer()]
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
+        return []
+
+    def get_activations_and_quantizers(self, layer: Any) -> list[Any]:
+        return []
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: Any) -> None:
+        return None
+
+    def set_quantize_activations(self, layer: Any, quantize_activations: Any) -> None:
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+class MeasuredOutput(_OutputConfig):
+    """The output's range is a moving average, as for tfmot's own layers."""
+
+    def _quantizer(self) -> Any:
+        return _quantizers.MovingAverageQuantizer(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
+
+
+class GateOutput(_OutputConfig):
+    """The output is a sigmoid's."""
+
+    def _quantizer(self) -> Any:
+        return FixedGate()
+
+
+class TiedOutput(_OutputConfig):
+    """The output has the range of the layer's input."""
+
+    def _quantizer(self) -> Any:
+        return TiedRange()
+
+
+class PlainOutput(_OutputConfig):
+    """The output keeps the input's scale by the nature of the op (maximum, or a join of equal scales)."""
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        return []
+
+
+SCOPE = {
+    cls.__name__: cls
+    for cls in (
+        FixedGate,
+        TiedRange,
+        MeasuredOutput,
+        GateOutput,
+        TiedOutput,
+        PlainOutput,
+        ChannelMean,
+        ChannelMax,
+    )
+}
+
+
+def make_quantizable(model: Any, input_range: tuple[float, float]) -> Any:
+    """Clone a float model with fake quantization on everything that int8 inference quantizes.
+
+    Args:
+        model: functional keras.Model of edgecbam.models, float32.
+        input_range: smallest and largest value of a model input, fixed from then on.
+
+    Returns:
+        A keras.Model with the same weights whose activation ranges are not calibrated yet.
+    """
+    annotated = keras.models.clone_model(model, clone_function=_annotate)
+    annotated.set_weights(model.get_weights())
+    with tfmot.quantization.keras.quantize_scope(SCOPE):
+        quantized = tfmot.quantization.keras.quantize_apply(tfmot.quantization.keras.quantize_annotate_model(annotated))
+    _fix_input(quantized, input_range)
+    _tie_ranges(quantized)
+    return quantized
+
+
+def _annotate(layer: Any) -> Any:
+    config = _config_for(layer)
+    clone = layer.__class__.from_config(layer.get_config())
+    return clone if config is None else tfmot.quantization.keras.quantize_annotate_layer(clone, config)
+
+
+def _config_for(layer: Any) -> Any:
+    if isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.sigmoid:
+        return GateOutput()
+    if isinstance(layer, keras.layers.Multiply):
+        return MeasuredOutput()
+    if isinstance(layer, ChannelMean):
+        return TiedOutput()
+    if isinstance(layer, ChannelMax) or (isinstance(layer, keras.layers.Concatenate) and _joins_reductions(layer)):
+        return PlainOutput()
+    return None
+
+
+def _joins_reductions(layer: Any) -> bool:
+    sources = [tensor.node.layer for tensor in layer.input]
+    return all(isinstance(source, ChannelMax | ChannelMean) for source in sources)
+
+
+def _wrapped(model: Any) -> list[Any]:
+    return [layer for layer in model.layers if isinstance(layer, tfmot.quantization.keras.QuantizeWrapper)]
+
+
+def _input_layer(model: Any) -> Any:
+    for layer in model.layers:
+        if type(layer).__name__ == "QuantizeLayer":
+            return layer
+    raise EnvironmentFailure("tensorflow-model-optimization added no quantization of the input: use a tested version")
+
+
+def _fix_input(model: Any, input_range: tuple[float, float]) -> None:
+    layer = _input_layer(model)
+    layer.quantizer = _quantizers.FixedQuantizer(
+        num_bits=8, init_min=input_range[0], init_max=input_range[1], narrow_range=False
+    )
+
+
+def _tie_ranges(model: Any) -> None:
+    """Let every TiedRange follow the range of the layer that feeds it."""
+    for wrapper in _wrapped(model):
+        for quantizer in wrapper._output_quantizers:
+            if isinstance(quantizer, TiedRange):
+                variables = _range_variables(wrapper.input.node.layer)
+                if variables is None:
+                    raise EnvironmentFailure(f"the input of {wrapper.layer.name} has no range of its own to share")
+                quantizer.follow(variables)
+
+
+def _range_variables(wrapper: Any) -> dict[str, Any] | None:
+    """The variables ``min_var`` and ``max_var`` of a layer's measured output range, or None where it has none."""
+    activations = [a for a in getattr(wrapper, "_quantize_activations", []) if a._should_post_quantize()]
+    if activations:
+        return dict(activations[0]._post_activation_vars)
+    if any(_is_measured(quantizer) for quantizer in getattr(wrapper, "_output_quantizers", [])):
+        return dict(wrapper._output_quantizer_vars)
+    return None
+
+
+def _is_measured(quantizer: Any) -> bool:
+    return isinstance(quantizer, _quantizers.MovingAverageQuantizer)
+
+
+def calibrate(model: Any, float_model: Any, batches: Iterable[Any]) -> dict[str, tuple[float, float]]:
+    """Set every activation range to the smallest and largest value seen in the float model.
+
+    Args:
+        model: quantization-aware model of make_quantizable.
+        float_model: the float model that it was made from; its layers' outputs are measured.
+        batches: model inputs, each float32 [n, h, w, c].
+
+    Returns:
+        (minimum, maximum) by layer name, as assigned: zero is inside, and the range is at least MIN_RANGE wide.
+    """
+    measured = [wrapper for wrapper in _wrapped(model) if _range_variables(wrapper) is not None]
+    outputs = {w.layer.name: _outputs_of(float_model.get_layer(w.layer.name)) for w in measured}
+    probe = tf.function(keras.Model(float_model.inputs, outputs), reduce_retracing=True)
+    lows: dict[str, float] = dict.fromkeys(outputs, 0.0)
+    highs: dict[str, float] = dict.fromkeys(outputs, 0.0)
+    for batch in batches:
+        for name, tensors in probe(tf.convert_to_tensor(batch), training=False).items():
+            lows[name] = min(lows[name], *(float(tf.reduce_min(tensor)) for tensor in tensors))
+            highs[name] = max(highs[name], *(float(tf.reduce_max(tensor)) for tensor in tensors))
+    ranges = {name: (lows[name], max(highs[name], lows[name] + MIN_RANGE)) for name in outputs}
+    for wrapper in measured:
+        variables = _range_variables(wrapper)
+        assert variables is not None
+        low, high = ranges[wrapper.layer.name]
+        variables["min_var"].assign(low)
+        variables["max_var"].assign(high)
+    return ranges
+
+
+def _outputs_of(layer: Any) -> list[Any]:
+    """All outputs of a layer; the shared MLP of CBAM has two."""
+    return [layer.get_output_at(index) for index in range(len(layer.inbound_nodes))]
+
+
+def recompute_ranges(model: Any, float_model: Any, batches: list[Any]) -> None:
+    """Bring everything that is not trained up to date with the weights: weight ranges, BatchNorm, activation ranges.
+
+    Args:
+        model: quantization-aware model; changed in place.
+        float_model: its float twin; overwritten with the fake-quantized weights.
+        batches: model inputs, each float32 [n, h, w, c].
+    """
+    for wrapper in _wrapped(model):
+        for weight, quantizer, variables in wrapper._weight_vars:
+            quantizer(weight, True, weights=variables)
+    _copy_to_float(model, float_model)
+    reestimate_batchnorm(float_model, batches)
+    for wrapper in _wrapped(model):
+        if isinstance(wrapper.layer, keras.layers.BatchNormalization):
+            twin = float_model.get_layer(wrapper.layer.name)
+            wrapper.layer.moving_mean.assign(twin.moving_mean)
+            wrapper.layer.moving_variance.assign(twin.moving_variance)
+    calibrate(model, float_model, batches)
+
+
+def _copy_to_float(model: Any, float_model: Any) -> None:
+    for wrapper in _wrapped(model):
+        quantized = {
+            _suffix(weight): quantizer(weight, False, weights=variables)
+            for weight, quantizer, variables in wrapper._weight_vars
+        }
+        values = {_suffix(variable): variable for variable in wrapper.weights} | quantized
+        for variable in float_model.get_layer(wrapper.layer.name).weights:
+            variable.assign(values[_suffix(variable)])
+
+
+def _suffix(variable: Any) -> str:
+    """``kernel`` of ``stem_conv/kernel:0``; Keras makes layer prefixes unique, so only the end can be relied on."""
+    return str(variable.name).split("/")[-1].split(":")[0]
+
+
+def reestimate_batchnorm(model: Any, batches: Iterable[Any]) -> None:
+    """Set BatchNorm's moving statistics to their averages over the batches, under the weights as they are.
+
+    Args:
+        model: float keras.Model; changed in place.
+        batches: model inputs, each float32 [n, h, w, c].
+    """
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for index, batch in enumerate(batches):
+        for layer in norms:
+            layer.momentum = index / (index + 1)  # the moving average becomes the plain average
+        model(batch, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def activation_ranges(model: Any) -> dict[str, tuple[float, float]]:
+    """(minimum, maximum) of every measured activation range, by layer name."""
+    found = ((w.layer.name, _range_variables(w)) for w in _wrapped(model))
+    return {name: (float(v["min_var"]), float(v["max_var"])) for name, v in found if v is not None}
+
+
+def input_range(preprocessing: Mapping[str, Any]) -> tuple[float, float]:
+    """Smallest and largest model input that pixels 0…255 give under ``(pixel - mean) / std``."""
+    mean, std = np.asarray(preprocessing["mean"], np.float64), np.asarray(preprocessing["std"], np.float64)
+    return float(np.min(-mean / std)), float(np.max((255.0 - mean) / std))

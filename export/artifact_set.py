@@ -1,0 +1,97 @@
+"""All files of ``RUN/export``: each model file is reopened in its runtime and described in the manifest as found there."""
+
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgecbam import artifacts, models, runtimes
+from edgecbam.artifacts import Manifest, ModelFile, Samples, Tensor, write_whole
+from edgecbam.events import Event, OnEvent
+from edgecbam.recipe import Recipe
+
+from . import onnx_model, tflite
+
+TOOLS = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "tf2onnx", "onnx", "onnxruntime", "ai-edge-litert")
+
+
+def write(
+    folder: Path,
+    recipe: Recipe,
+    float_model: Any,
+    qat_model: Any,
+    classes: tuple[str, ...],
+    calibration_inputs: Any,
+    samples: Samples,
+    preprocessing: dict[str, Any],
+    on_event: OnEvent,
+) -> Manifest:
+    """Convert, reopen and describe every file.
+
+    Args:
+        folder: an empty folder.
+        recipe: resolved recipe.
+        float_model: keras.Model with the averaged weights, float32.
+        qat_model: its quantization-aware twin, trained.
+        classes: class names in label order.
+        calibration_inputs: [n, h, w, c] float32, for the post-training int8 file.
+        samples: held-out images with their references.
+        preprocessing: as the manifest states it.
+        on_event: listener.
+    """
+    opset = recipe.export.onnx_opset
+    makers: dict[str, tuple[str, Callable[[], bytes]]] = {
+        "model_fp32.tflite": ("float32", lambda: tflite.float32(float_model)),
+        "model_fp16.tflite": ("float16", lambda: tflite.float16(float_model)),
+        "model_dynamic.tflite": ("dynamic", lambda: tflite.dynamic_range(float_model)),
+        "model_ptq_int8.tflite": ("ptq_int8", lambda: tflite.post_training_int8(float_model, calibration_inputs)),
+        "model_int8.tflite": ("int8", lambda: tflite.quantized(qat_model, "int8")),
+        "model_uint8.tflite": ("int8", lambda: tflite.quantized(qat_model, "uint8")),
+        "model_fp32.onnx": (
+            "float32",
+            lambda: onnx_model.from_tflite_float(tflite.float32(float_model), opset).SerializeToString(),
+        ),
+        "model_int8.onnx": (
+            "int8",
+            lambda: onnx_model.from_tflite_int8(tflite.quantized(qat_model, "float32"), opset).SerializeToString(),
+        ),
+    }
+    cost = models.Cost.of(float_model)
+    files = {}
+    for done, (name, (precision, make)) in enumerate(makers.items(), start=1):
+        content = make()
+        write_whole(folder / name, content)
+        files[name] = _describe(folder / name, precision, cost)
+        on_event(Event("export", step=done, total=len(makers), unit="file", message=f"{name}  {len(content):,} bytes"))
+    write_whole(folder / "labels.txt", "".join(f"{name}\n" for name in classes))
+    artifacts.write_samples(folder, samples)
+    manifest = Manifest(classes, preprocessing, files, recipe.digest(), _versions())
+    artifacts.write_manifest(folder, manifest)
+    return manifest
+
+
+def _describe(path: Path, precision: str, cost: models.Cost) -> ModelFile:
+    session = runtimes.find("litert" if path.suffix == ".tflite" else "onnxruntime").open(path, threads=1)
+    try:
+        ends = session.inputs[0], session.outputs[0]
+        return ModelFile(
+            sha256=artifacts.sha256_file(path),
+            bytes=path.stat().st_size,
+            format=path.suffix.removeprefix("."),
+            precision=precision,
+            input=_tensor(ends[0]),
+            output=_tensor(ends[1]),
+            macs=cost.macs,
+            parameters=cost.parameters,
+            partitions=session.placement().get("xnnpack_partitions"),
+        )
+    finally:
+        session.close()
+
+
+def _tensor(info: runtimes.TensorInfo) -> Tensor:
+    return Tensor(info.name, tuple(info.shape), info.dtype, info.scale, info.zero_point)
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in TOOLS}

@@ -1,0 +1,78 @@
+"""Keras -> .tflite: float32, float16 weights, dynamic range, post-training int8, and int8 or uint8 from QAT.
+
+All files take one image (a dynamic batch leaves shape arithmetic in the graph and splits it into partitions), are fed
+through the input ``image`` and answer with ``logits``.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+def float32(model: Any) -> bytes:
+    """float32 weights and arithmetic."""
+    return _bytes(_converter(model))
+
+
+def float16(model: Any) -> bytes:
+    """float16 weights, float32 input and output; the arithmetic is the delegate's choice."""
+    converter = _converter(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+    return _bytes(converter)
+
+
+def dynamic_range(model: Any) -> bytes:
+    """int8 weights, float32 activations quantized on the fly."""
+    converter = _converter(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    return _bytes(converter)
+
+
+def post_training_int8(model: Any, inputs: np.ndarray) -> bytes:
+    """Full int8 by TensorFlow Lite's own calibration, without QAT: the usual tool's result, for comparison.
+
+    Args:
+        model: float keras.Model.
+        inputs: [n, h, w, c] float32 calibration inputs.
+    """
+
+    def representative() -> Iterator[list[np.ndarray]]:
+        for index in range(len(inputs)):
+            yield [inputs[index : index + 1]]
+
+    converter = _converter(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = representative
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    return _bytes(converter)
+
+
+def quantized(model: Any, io_dtype: str) -> bytes:
+    """Full int8 with the scales that QAT trained.
+
+    Args:
+        model: quantization-aware keras.Model.
+        io_dtype: dtype of input and output: ``int8``, ``uint8``, or ``float32`` (QUANTIZE first, DEQUANTIZE last).
+    """
+    converter = _converter(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(io_dtype)
+    return _bytes(converter)
+
+
+def _converter(model: Any) -> Any:
+    shape = (1, *model.input_shape[1:])
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="image")])  # type: ignore[untyped-decorator]
+    def serve(image: Any) -> dict[str, Any]:
+        return {"logits": model(image, training=False)}
+
+    return tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], model)
+
+
+def _bytes(converter: Any) -> bytes:
+    return bytes(converter.convert())

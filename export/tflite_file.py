@@ -1,0 +1,41 @@
+"""What a .tflite file holds, read from its FlatBuffer without running it (schema: tensorflow/compiler/mlir/lite/schema)."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from edgecbam.errors import InputError
+
+
+@dataclass(frozen=True)
+class FileContents:
+    """Tensor names by dtype name and ops by name, over all subgraphs."""
+
+    tensors: dict[str, tuple[str, ...]]
+    ops: dict[str, int]
+
+    def float_tensors(self) -> tuple[str, ...]:
+        """Names of the tensors of any floating-point type."""
+        return tuple(name for dtype, names in self.tensors.items() if "FLOAT" in dtype for name in names)
+
+
+def read(content: bytes, where: str) -> FileContents:
+    """Read a model; raises InputError naming ``where`` when it is no whole .tflite file."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    if content[4:8] != b"TFL3":
+        raise InputError(f"{where} is no .tflite file: it lacks the identifier TFL3")
+    try:
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+    except Exception as error:  # the generated reader fails in many ways on a damaged buffer
+        raise InputError(f"{where} is damaged ({error}): export it again") from None
+    types = {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
+    codes = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    tensors: dict[str, list[str]] = {}
+    ops: Counter[str] = Counter()
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensors.setdefault(types[tensor.type], []).append(tensor.name.decode("utf-8", "replace"))
+        for op in graph.operators:
+            code = model.operatorCodes[op.opcodeIndex]
+            ops[codes[max(code.builtinCode, code.deprecatedBuiltinCode)]] += 1
+    return FileContents({dtype: tuple(names) for dtype, names in sorted(tensors.items())}, dict(sorted(ops.items())))
