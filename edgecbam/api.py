@@ -112,16 +112,16 @@ def train(
     if resume and run_exists and artifacts.is_fresh(out, "train") and _same(recipe, artifacts.load_recipe(out)):
         return out
 
-    import tf_keras as keras
-
     from edgecbam import datasets, models, preprocessing, training
 
     on_event(Event("train", message=f"recipe {recipe.name}, data {recipe.data.source}"))
     dataset, data = datasets.load(recipe.data, on_event)
+    if Path(data.source).is_dir():
+        data = dataclasses.replace(data, source=str(Path(data.source).resolve()))  # later stages find it from anywhere
     settings = dataclasses.replace(recipe.train, precision=training.resolve_precision(recipe.train.precision))
     recipe = dataclasses.replace(recipe, data=data, train=settings)
     shape = (data.height, data.width, data.channels)
-    training.make_deterministic(settings.seed)
+    training.begin(settings.seed)
     with training.precision_policy(settings.precision):
         model = models.build(recipe.model, shape, len(dataset.classes))
     # Only now, when everything that the user gave has proven good, is anything replaced or written.
@@ -152,7 +152,6 @@ def train(
             f"on {figures['test_images']} images; {result.images_per_second:.0f} images/s",
         )
     )
-    keras.backend.clear_session()
     return out
 
 
@@ -175,7 +174,7 @@ def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
         warmup_epochs=0.0,
         ema_decay=recipe.quantize.ema_decay,
     )
-    training.make_deterministic(settings.seed)
+    training.begin(settings.seed)
     twin = _load_float(run)
     model = quantization.make_quantizable(twin, quantization.input_range(described))
     inputs = calibration_inputs(recipe, dataset, described)
@@ -217,7 +216,7 @@ def export(run: Path, *, on_event: OnEvent = ignore) -> None:
     from edgecbam.export import artifact_set
 
     recipe, dataset, described = _open_data(run, on_event)
-    training.make_deterministic(recipe.train.seed)
+    training.begin(recipe.train.seed)
     float_model = _load_float(run)
     qat_model = quantization.make_quantizable(_load_float(run), quantization.input_range(described))
     qat_model.load_weights(run / "quantize" / QAT_FILE)
@@ -463,21 +462,18 @@ def _describe_training(recipe: Recipe, dataset: "Dataset", cost: Any) -> str:
 
 
 def _same(given: Recipe, resolved: Recipe) -> bool:
-    """Whether a recipe is the one of a run folder, which has sizes and precision filled in."""
-    sizes = {
-        key: getattr(resolved.data, key)
-        for key in ("height", "width", "channels", "source")
-        if not getattr(given.data, key) or key == "source"
-    }
-    if Path(given.data.source).exists():
-        sizes["source"] = str(Path(given.data.source).resolve())
-    precision = resolved.train.precision if given.train.precision == "auto" else given.train.precision
+    """Whether a recipe is the one of a run folder, which has sizes, precision and the path of a folder filled in."""
+    data, source = given.data, given.data.source
     filled = dataclasses.replace(
-        given,
-        data=dataclasses.replace(given.data, **sizes),
-        train=dataclasses.replace(given.train, precision=precision),
+        data,
+        source=str(Path(source).resolve()) if Path(source).is_dir() else source,
+        height=data.height or resolved.data.height,
+        width=data.width or resolved.data.width,
+        channels=data.channels or resolved.data.channels,
     )
-    return filled == resolved
+    precision = resolved.train.precision if given.train.precision == "auto" else given.train.precision
+    settings = dataclasses.replace(given.train, precision=precision)
+    return dataclasses.replace(given, data=filled, train=settings) == resolved
 
 
 def _prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:

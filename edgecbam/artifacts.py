@@ -13,7 +13,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,10 @@ def read_json(path: Path) -> Any:
 
 
 def create_run(run: Path, settings: Recipe) -> None:
-    """Make a run folder with its complete recipe. The folder must not exist yet or be empty."""
+    """Make a run folder with its complete recipe; raises InputError unless the folder is new or empty."""
     run.mkdir(parents=True, exist_ok=True)
+    if any(run.iterdir()):
+        raise InputError(f"{run} is not empty: give another --out")
     write_whole(run / RECIPE_FILE, recipe.to_toml(settings))
 
 
@@ -169,7 +171,9 @@ def check_stage(run: Path, stage: str) -> str:
         if not path.is_file():
             raise InputError(f"{path} is missing: run `edgecbam {stage} {_argument(run, stage)}` again")
         if sha256_file(path) != digest:
-            raise InputError(f"{path} was altered after it was made: run `edgecbam {stage} {_argument(run, stage)}` again")
+            raise InputError(
+                f"{path} was altered after it was made: run `edgecbam {stage} {_argument(run, stage)}` again"
+            )
     if record.recipe_digest != _recipe_digest(run, stage):
         raise InputError(
             f"{run / RECIPE_FILE} was changed after {folder} was made: "
@@ -178,7 +182,8 @@ def check_stage(run: Path, stage: str) -> str:
     for parent in PARENTS[stage]:
         if record.parents.get(parent) != check_stage(run, parent):
             raise InputError(
-                f"{folder} is stale, {parent} was made again since: run `edgecbam {stage} {_argument(run, stage)}` again"
+                f"{folder} is stale, {parent} was made again since: "
+                f"run `edgecbam {stage} {_argument(run, stage)}` again"
             )
     return sha256_file(folder / STAGE_FILE)
 
@@ -261,6 +266,7 @@ def load_manifest(folder: Path) -> Manifest:
             str(name): ModelFile(**{**entry, "input": _tensor(entry["input"]), "output": _tensor(entry["output"])})
             for name, entry in raw["files"].items()
         }
+        _refuse_paths(path, files)
         return Manifest(
             tuple(raw["classes"]), dict(raw["preprocessing"]), files, raw["recipe_digest"], dict(raw["versions"])
         )
@@ -310,6 +316,7 @@ def load_stage(run: Path, stage: str) -> StageRecord:
     """Read ``stage.json`` without checking digests; raises InputError where the stage was not made or is unreadable."""
     path = run / stage / STAGE_FILE
     if not path.is_file():
+        load_recipe(run)  # says so where this is no run folder at all
         raise InputError(f"{run} has no finished stage {stage}: run `edgecbam {stage} {_argument(run, stage)}` first")
     raw = read_json(path)
     try:
@@ -318,10 +325,14 @@ def load_stage(run: Path, stage: str) -> StageRecord:
         )
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path} lacks what a stage record holds: run `edgecbam {stage}` again") from None
-    for name in record.files:
+    _refuse_paths(path, record.files)
+    return record
+
+
+def _refuse_paths(path: Path, names: Iterable[str]) -> None:
+    for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise InputError(f"{path} names the file {name!r} outside its folder: the run folder is not to be trusted")
-    return record
 
 
 def _recipe_digest(run: Path, stage: str) -> str:

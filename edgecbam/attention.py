@@ -56,7 +56,7 @@ def channel_gate(inputs: Any, *, ratio: int, name: str) -> Any:
     """
     layers = keras.layers
     channels = inputs.shape[-1]
-    # Inside the convolution, because tfmot's folding passes over layers that are used twice and a lone int8 RELU is slow.
+    # The ReLU is inside the convolution: tfmot does not fold behind layers used twice, and a lone int8 RELU is slow.
     hidden = layers.Conv2D(max(1, channels // ratio), 1, activation="relu", name=f"{name}_mlp_hidden")
     output = layers.Conv2D(channels, 1, name=f"{name}_mlp_output")
     average = output(hidden(layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_avg_pool")(inputs)))

@@ -1,9 +1,9 @@
-"""The model families, built from a ModelConfig. Every model maps normalised images [n, h, w, c] to logits [n, classes].
+"""The model families, built from a ModelConfig: normalised images [n, h, w, c] -> logits [n, classes].
 
-``resnet`` is the residual network for small images of He et al. 2016, https://arxiv.org/abs/1512.03385 §4.2: a 3x3 stem,
-then stages of basic blocks of two 3x3 convolutions; each stage after the first halves the map. CBAM stands after
-the last BatchNorm of a block, before the residual addition, as in the CBAM paper's figure 3. Departure: a block that
-changes the shape has a 1x1 convolution with BatchNorm as its shortcut.
+``resnet`` is the residual network for small images of He et al. 2016, https://arxiv.org/abs/1512.03385 §4.2: a 3x3
+stem, then stages of basic blocks of two 3x3 convolutions; each stage after the first halves the map. CBAM stands
+after the last BatchNorm of a block, before the residual addition, as in the CBAM paper's figure 3. Departure: a block
+that changes the shape has a 1x1 convolution with BatchNorm as its shortcut.
 """
 
 import math
@@ -122,7 +122,7 @@ class Cost:
 
 
 def _macs(layer: Any, output_shape: Any) -> int:
-    """``kernel`` of a Conv2D is [kh, kw, in, out], of a Dense [in, out]: each output element sums over all but the last."""
+    """A kernel is [kh, kw, in, out] or [in, out]: each output element is a sum over all but the last axis."""
     if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
         return 0
-    return math.prod(layer.kernel.shape[:-1]) * math.prod(output_shape[1:])
+    return int(math.prod(layer.kernel.shape[:-1]) * math.prod(output_shape[1:]))

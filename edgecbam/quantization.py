@@ -23,7 +23,7 @@ import tf_keras as keras
 from edgecbam.attention import ChannelMax, ChannelMean
 from edgecbam.errors import EnvironmentFailure
 
-_quantizers = tfmot.quantization.keras.quantizers
+_quantizers: Any = tfmot.quantization.keras.quantizers
 GATE_RANGE = (0.0, 255.0 / 256.0)
 MIN_RANGE = 1e-3  # a narrower activation range would give a requantization scale that LiteRT refuses
 
@@ -101,14 +101,14 @@ class GateOutput(_OutputConfig):
 
 
 class TiedOutput(_OutputConfig):
-    """The output has the range of the layer's input."""
+    """The output has the range of the tensor that the layer's inputs were reduced from."""
 
     def _quantizer(self) -> Any:
         return TiedRange()
 
 
 class PlainOutput(_OutputConfig):
-    """The output keeps the input's scale by the nature of the op (maximum, or a join of equal scales)."""
+    """Not quantized here: a maximum keeps its input's scale, and tfmot quantizes what is concatenated afterwards."""
 
     def get_output_quantizers(self, layer: Any) -> list[Any]:
         return []
@@ -159,10 +159,10 @@ def _config_for(layer: Any) -> Any:
         return GateOutput()
     if isinstance(layer, keras.layers.Multiply):
         return MeasuredOutput()
-    if isinstance(layer, ChannelMean):
-        return TiedOutput()
-    if isinstance(layer, ChannelMax) or (isinstance(layer, keras.layers.Concatenate) and _joins_reductions(layer)):
+    if isinstance(layer, ChannelMean | ChannelMax):
         return PlainOutput()
+    if isinstance(layer, keras.layers.Concatenate) and _joins_reductions(layer):
+        return TiedOutput()
     return None
 
 
@@ -190,14 +190,24 @@ def _fix_input(model: Any, input_range: tuple[float, float]) -> None:
 
 
 def _tie_ranges(model: Any) -> None:
-    """Let every TiedRange follow the range of the layer that feeds it."""
+    """Let every TiedRange follow the range of the tensor that was reduced."""
     for wrapper in _wrapped(model):
         for quantizer in wrapper._output_quantizers:
             if isinstance(quantizer, TiedRange):
-                variables = _range_variables(wrapper.input.node.layer)
-                if variables is None:
-                    raise EnvironmentFailure(f"the input of {wrapper.layer.name} has no range of its own to share")
-                quantizer.follow(variables)
+                quantizer.follow(_range_before(wrapper))
+
+
+def _range_before(wrapper: Any) -> dict[str, Any]:
+    """The range variables of the nearest layer upstream that has a range of its own, along first inputs."""
+    layer = wrapper
+    while True:
+        tensors = layer.input if isinstance(layer.input, list) else [layer.input]
+        layer = tensors[0].node.layer
+        variables = _range_variables(layer)
+        if variables is not None:
+            return variables
+        if isinstance(layer, keras.layers.InputLayer):
+            raise EnvironmentFailure(f"nothing before {wrapper.layer.name} has a range that it could share")
 
 
 def _range_variables(wrapper: Any) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ import tomli_w
 from edgecbam.errors import InputError
 
 DEFAULT_RECIPE = "fashion_cbam"
+Precision = Literal["auto", "float32", "mixed_bfloat16"]
 
 
 def _bounded(default: Any, low: float = -math.inf, high: float = math.inf) -> Any:
@@ -58,7 +59,7 @@ class ModelConfig:
 
     family: Literal["resnet"] = "resnet"
     widths: tuple[int, ...] = _bounded((16, 32, 64), 1, 8192)
-    blocks: tuple[int, ...] = _bounded((1, 1, 1), 1, 200)
+    blocks: tuple[int, ...] = _bounded((1, 1, 1), 0, 200)
     attention: Literal["none", "channel", "spatial", "cbam"] = "cbam"
     reduction_ratio: int = _bounded(8, 1, 1024)
     spatial_kernel: int = _bounded(7, 1, 31)
@@ -82,7 +83,7 @@ class TrainConfig:
     staircase: bool = False
     warmup_epochs: float = _bounded(1.0, 0.0, 1e6)
     ema_decay: float = _bounded(0.998, 0.0, 0.999999)
-    precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
+    precision: Precision = "auto"
     flip: bool = True
     shift_pixels: int = _bounded(2, 0, 256)
     seed: int = _bounded(1, 0, 2**31 - 1)

@@ -27,7 +27,7 @@ from edgecbam.datasets.pipeline import batches
 from edgecbam.errors import EnvironmentFailure
 from edgecbam.events import Event, OnEvent
 from edgecbam.preprocessing import normalize
-from edgecbam.recipe import TrainConfig
+from edgecbam.recipe import Precision, TrainConfig
 
 EVALUATION_BATCH = 250
 PROGRESS_SECONDS = 0.5
@@ -35,7 +35,7 @@ PROGRESS_SECONDS = 0.5
 
 @keras.utils.register_keras_serializable("edgecbam")
 class WarmUpDecay(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """Linear warm-up, then ``ExponentialDecay``: lr * rate ** (step / decay_steps), floored to whole powers if staircase.
+    """Linear warm-up, then ``ExponentialDecay``: lr * rate ** (step / decay_steps), in whole powers if staircase.
 
     During the first ``warmup_steps`` the decayed rate is multiplied by (step + 1) / warmup_steps.
     """
@@ -336,7 +336,7 @@ class _History:
         write_whole(self.path, buffer.getvalue())
 
 
-def resolve_precision(choice: str) -> str:
+def resolve_precision(choice: Precision) -> Precision:
     """``auto`` is mixed_bfloat16 on a CPU with AMX-BF16, where it was measured to pay, and float32 elsewhere."""
     if choice != "auto":
         return choice
@@ -362,7 +362,11 @@ def precision_policy(precision: str) -> Iterator[None]:
         keras.mixed_precision.set_global_policy("float32")
 
 
-def make_deterministic(seed: int) -> None:
-    """Seed Python, NumPy and TensorFlow, and refuse nondeterministic kernels: same seed, same machine, same result."""
+def begin(seed: int) -> None:
+    """Begin a stage: same seed, same machine, same result, whatever ran before in this process.
+
+    Seeds Python, NumPy and TensorFlow, refuses nondeterministic kernels, and lets Keras count layer names anew.
+    """
     tf.config.experimental.enable_op_determinism()
+    keras.backend.clear_session()
     keras.utils.set_random_seed(seed)

@@ -1,5 +1,6 @@
-"""All files of ``RUN/export``: each model file is reopened in its runtime and described in the manifest as found there."""
+"""All files of ``RUN/export``. Each model file is reopened in its runtime; the manifest says what was found there."""
 
+import functools
 import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
@@ -39,22 +40,18 @@ def write(
         preprocessing: as the manifest states it.
         on_event: listener.
     """
-    opset = recipe.export.onnx_opset
+    float_tflite = functools.cache(lambda: tflite.float32(float_model))
+    int8_tflite = functools.cache(lambda: tflite.quantized(qat_model))
+    onnx_models = functools.cache(lambda: onnx_model.convert(float_tflite(), int8_tflite(), recipe.export.onnx_opset))
     makers: dict[str, tuple[str, Callable[[], bytes]]] = {
-        "model_fp32.tflite": ("float32", lambda: tflite.float32(float_model)),
+        "model_fp32.tflite": ("float32", float_tflite),
         "model_fp16.tflite": ("float16", lambda: tflite.float16(float_model)),
         "model_dynamic.tflite": ("dynamic", lambda: tflite.dynamic_range(float_model)),
         "model_ptq_int8.tflite": ("ptq_int8", lambda: tflite.post_training_int8(float_model, calibration_inputs)),
-        "model_int8.tflite": ("int8", lambda: tflite.quantized(qat_model, "int8")),
-        "model_uint8.tflite": ("int8", lambda: tflite.quantized(qat_model, "uint8")),
-        "model_fp32.onnx": (
-            "float32",
-            lambda: onnx_model.from_tflite_float(tflite.float32(float_model), opset).SerializeToString(),
-        ),
-        "model_int8.onnx": (
-            "int8",
-            lambda: onnx_model.from_tflite_int8(tflite.quantized(qat_model, "float32"), opset).SerializeToString(),
-        ),
+        "model_int8.tflite": ("int8", lambda: tflite.with_io(int8_tflite(), "int8")),
+        "model_uint8.tflite": ("int8", lambda: tflite.with_io(int8_tflite(), "uint8")),
+        "model_fp32.onnx": ("float32", lambda: onnx_models()[0].SerializeToString()),
+        "model_int8.onnx": ("int8", lambda: onnx_models()[1].SerializeToString()),
     }
     cost = models.Cost.of(float_model)
     files = {}

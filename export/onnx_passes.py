@@ -26,13 +26,13 @@ class Graph:
             for name in node.input:
                 self.consumers[name].append(node)
 
-    def add_constant(self, name: str, value: np.ndarray) -> str:
+    def add_constant(self, name: str, value: np.ndarray | np.generic) -> str:
         """Add an initializer under a free name that begins with ``name``; returns the name."""
         free = name
         while free in self.constants:
             free += "_"
-        self.constants[free] = value
-        self.graph.initializer.append(numpy_helper.from_array(value, free))
+        self.constants[free] = np.asarray(value)
+        self.graph.initializer.append(numpy_helper.from_array(self.constants[free], free))
         return free
 
 
@@ -49,8 +49,9 @@ def rename_ends(model: ModelProto, input_name: str, output_name: str) -> None:
 def average_integers(model: ModelProto) -> None:
     """Average the integers themselves, so that ties round as they do in LiteRT.
 
-    A mean over 2^k values of one scale ends exactly half-way between two integers in one case of 2^k. LiteRT divides the integer
-    sum and rounds half to even; a mean of dequantized values is off by float rounding and breaks such ties at random.
+    A mean over 2^k values of one scale ends exactly half-way between two integers in one case of 2^k. LiteRT divides
+    the integer sum and rounds half to even; a mean of dequantized values is off by float rounding and breaks such
+    ties at random.
     DequantizeLinear with scale 1 keeps the sum exact, and QuantizeLinear takes the quotient of the two scales.
     """
     graph = Graph(model)
@@ -76,7 +77,7 @@ def average_integers(model: ModelProto) -> None:
 
 
 def unsigned_activations(model: ModelProto) -> None:
-    """Store activations as uint8 with the zero point moved by 128: the same real numbers in the type that fuses on x86."""
+    """Store activations as uint8, the zero point moved by 128: the same real numbers in the type that fuses on x86."""
     graph = Graph(model)
     for node in model.graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in graph.constants:
@@ -90,7 +91,7 @@ def unsigned_activations(model: ModelProto) -> None:
 
 
 def drop_clamped_relus(model: ModelProto) -> None:
-    """Remove each Relu whose output is only quantized with the lowest integer as zero point: the clamp does its work."""
+    """Remove each Relu that is only quantized with the lowest integer as zero point: the clamp does its work."""
     graph = Graph(model)
     kept = []
     replaced: dict[str, str] = {}
@@ -111,6 +112,50 @@ def _clamps_at_zero(node: NodeProto, graph: Graph) -> bool:
         return False
     zero_point = graph.constants[node.input[2]]
     return bool(zero_point == np.iinfo(zero_point.dtype).min)
+
+
+def order_and_number(model: ModelProto) -> None:
+    """Order nodes and initializers by how the output depends on them, and name them by that order: ``Conv_3``.
+
+    tf2onnx orders and names by the hash values of a process; after this pass equal graphs have equal bytes.
+    """
+    graph = Graph(model)
+    ends = {value.name for value in [*model.graph.input, *model.graph.output]}
+    nodes: list[NodeProto] = []
+    names: dict[str, str] = {"": ""}  # an input that is left out has the empty name
+    count: dict[str, int] = defaultdict(int)
+    waiting = [(value.name, False) for value in reversed(model.graph.output)]
+    while waiting:  # depth first, inputs before the node; a loop, as a deep network would exhaust the recursion limit
+        name, inputs_done = waiting.pop()
+        node = graph.producer.get(name)
+        if node is None or (name in names and not inputs_done):
+            continue
+        if not inputs_done:
+            waiting.append((name, True))
+            waiting.extend((source, False) for source in reversed(node.input))
+            continue
+        if name in names:
+            continue
+        label = f"{node.op_type}_{count[node.op_type]}"
+        count[node.op_type] += 1
+        for index, output in enumerate(node.output):
+            suffix = f"_{index}" if index else ""
+            names[output] = output if output in ends else f"{label}{suffix}"
+        for index, source in enumerate(node.input):
+            if source in graph.constants and source not in names:
+                names[source] = f"{label}_input_{index}"
+        node.name = label
+        nodes.append(node)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    constants = [tensors[old] for old in names if old in tensors]
+    for tensor in constants:
+        tensor.name = names[tensor.name]
+    for node in nodes:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names[name] for name in node.output]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(constants)
 
 
 def _drop_unused(model: ModelProto) -> None:

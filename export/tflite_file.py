@@ -1,4 +1,4 @@
-"""What a .tflite file holds, read from its FlatBuffer without running it (schema: tensorflow/compiler/mlir/lite/schema)."""
+"""What a .tflite file holds, read from its FlatBuffer (tensorflow/compiler/mlir/lite/schema) without running it."""
 
 from collections import Counter
 from dataclasses import dataclass

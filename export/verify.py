@@ -46,8 +46,8 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every gate holds."""
-        return all(gate.passed for gate in self.gates)
+        """Whether there are gates and every one holds."""
+        return bool(self.gates) and all(gate.passed for gate in self.gates)
 
     def failed(self) -> tuple[str, ...]:
         """Names of the gates that do not hold."""

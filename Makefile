@@ -1,0 +1,110 @@
+# One target for each habit. `make demo` and `make test` set up their own virtual environment first.
+#
+#   make demo      train, quantize, export, verify and benchmark on the built-in images
+#   make test      all tests
+#   make lint      ruff and mypy
+#   make format    lay out the code
+#   make lock      renew constraints.txt
+#   make clean     remove what these targets made, runs/ aside
+#
+# PYTHON=python3.12 chooses the interpreter of the environment; VENV=dir its folder.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LOCK_ENV := build/lock-env
+TYPES := build/types
+IMAGES := /usr/share/datasets/fashion-mnist
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-data lint types format lock clean
+
+help:
+	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
+
+setup: $(READY)
+
+# Finds a Python that TensorFlow has packages for and that can make virtual environments: sets $$python, or says what
+# to do.
+define FIND_PYTHON
+	python=; \
+	for name in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	  if command -v $$name >/dev/null 2>&1 && \
+	     $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1; then python=$$name; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "make: no Python 3.11, 3.12 or 3.13 found: install the package python3, or give PYTHON=/path/to/python" >&2; \
+	  exit 3; \
+	fi; \
+	if ! $$python -c 'import ensurepip, venv' >/dev/null 2>&1; then \
+	  package=$$($$python -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    echo "make: installing $$package, which $$python needs to make a virtual environment"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package || exit 3; \
+	  else \
+	    echo "make: $$python cannot make a virtual environment: sudo apt-get install $$package" >&2; \
+	    exit 3; \
+	  fi; \
+	fi
+endef
+
+$(READY): pyproject.toml constraints.txt
+	@$(FIND_PYTHON); \
+	echo "make: setting up $(VENV) with $$($$python --version); this downloads about 1 GB once"; \
+	[ -x "$(BIN)/python" ] && "$(BIN)/python" -m pip --version >/dev/null 2>&1 || \
+	  { rm -rf "$(VENV)" && $$python -m venv "$(VENV)"; }
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch "$(READY)"
+
+demo: $(READY)
+	"$(BIN)/edgecbam" run --out runs/demo --overwrite
+	@echo "the report: $(CURDIR)/runs/demo/report/report.md"
+
+# The four original files of Fashion-MNIST; a test compares the built-in images with them.
+test-data:
+	@if [ ! -d "$(IMAGES)" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq dataset-fashion-mnist; } || \
+	      echo "make: could not install dataset-fashion-mnist: the tests that need it will fail" >&2; \
+	  else \
+	    echo "make: dataset-fashion-mnist is missing, and the tests that need it will fail:" \
+	      "sudo apt-get install dataset-fashion-mnist" >&2; \
+	  fi; \
+	fi
+
+test: $(READY) test-data
+	"$(BIN)/python" -m pytest $(ARGS)
+
+lint: $(READY) types
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	MYPYPATH="$(TYPES)" "$(BIN)/mypy"
+
+# The package as a wheel lays it out, of links: mypy cannot know that export/ and benchmarks/ belong into edgecbam/.
+types:
+	@rm -rf "$(TYPES)" && mkdir -p "$(TYPES)/edgecbam"
+	@for entry in edgecbam/* export benchmarks; do ln -s "../../../$$entry" "$(TYPES)/edgecbam/"; done
+
+format: $(READY)
+	"$(BIN)/ruff" format .
+	"$(BIN)/ruff" check --fix .
+
+# Resolves in an environment of its own, so that what happens to be installed has no say; downloads, installs nothing.
+lock:
+	@$(FIND_PYTHON); rm -rf "$(LOCK_ENV)" && $$python -m venv "$(LOCK_ENV)"
+	"$(LOCK_ENV)/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
+	"$(LOCK_ENV)/bin/python" -m pip install --quiet --dry-run --ignore-installed --report build/lock.json '.[all,dev]'
+	@{ sed '/^[^#]/,$$d' constraints.txt; "$(LOCK_ENV)/bin/python" -c "$$PRINT_LOCK" build/lock.json; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt
+
+define PRINT_LOCK
+import json, re, sys
+found = json.load(open(sys.argv[1]))["install"]
+pins = {re.sub("[-_.]+", "-", p["metadata"]["name"]).lower(): p["metadata"]["version"] for p in found}
+print("\n".join(f"{name}=={version}" for name, version in sorted(pins.items()) if name != "edgecbam"))
+endef
+export PRINT_LOCK
+
+clean:
+	rm -rf "$(VENV)" build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Latency reports one can trust."""

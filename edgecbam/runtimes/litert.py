@@ -1,0 +1,125 @@
+"""LiteRT (ai-edge-litert): .tflite on the CPU, through the XNNPACK delegate that its interpreter applies by itself."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecbam.errors import InputError
+from edgecbam.runtimes.session import (
+    CannotRun,
+    Runtime,
+    Session,
+    TensorInfo,
+    check_arrays,
+    check_file,
+    check_threads,
+    one_line,
+)
+
+
+class _LiteRtSession:
+    """One interpreter with its tensors allocated."""
+
+    def __init__(self, interpreter: Any, threads: int) -> None:
+        self._interpreter = interpreter
+        self._threads = threads
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        self._input_indices = [detail["index"] for detail in inputs]
+        self._output_indices = [detail["index"] for detail in outputs]
+        self.inputs = tuple(_info(detail) for detail in inputs)
+        self.outputs = tuple(_info(detail) for detail in outputs)
+
+    def prepare(self, arrays: Sequence[np.ndarray]) -> None:
+        for index, array in zip(self._input_indices, check_arrays(self.inputs, arrays), strict=True):
+            self._interpreter.set_tensor(index, array)
+
+    def invoke(self) -> None:
+        self._interpreter.invoke()
+
+    def outputs_now(self) -> list[np.ndarray]:
+        return [self._interpreter.get_tensor(index) for index in self._output_indices]
+
+    def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        self.prepare(arrays)
+        self.invoke()
+        return self.outputs_now()
+
+    def placement(self) -> dict[str, Any]:
+        """``xnnpack_partitions``: how many delegate calls; ``ops_outside``: names of the ops that stayed outside."""
+        running = _running_ops(self._interpreter._get_ops_details(), self._output_indices)
+        return {
+            "delegate": "xnnpack",
+            "device": "cpu",
+            "threads": self._threads,
+            "xnnpack_partitions": running.count("DELEGATE"),
+            "ops_outside": sorted(name for name in running if name != "DELEGATE"),
+        }
+
+    def close(self) -> None:
+        self._interpreter = None
+
+
+def open_model(model: Path, threads: int = 1) -> Session:
+    """Open a .tflite file with ``threads`` threads; see Opener for the errors."""
+    check_threads(threads)
+    check_file(model, LITERT.formats)
+    interpreter_module = LITERT.load()
+    try:
+        interpreter = interpreter_module.Interpreter(model_path=str(model), num_threads=threads)
+    except ValueError as error:  # "The model is not a valid Flatbuffer buffer"
+        if "flatbuffer" in str(error).lower() or "model allocation" in str(error).lower():
+            raise InputError(f"{model} is damaged or no .tflite model: {one_line(error)}") from None
+        raise CannotRun(f"LiteRT cannot run {model.name}: {one_line(error)}") from error
+    except RuntimeError as error:
+        raise CannotRun(f"LiteRT cannot run {model.name}: {one_line(error)}") from error
+    try:
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:  # a missing op, or XNNPACK could not be created
+        raise CannotRun(f"LiteRT cannot run {model.name}: {one_line(error)}") from error
+    return _LiteRtSession(interpreter, threads)
+
+
+def _info(detail: dict[str, Any]) -> TensorInfo:
+    dtype = np.dtype(detail["dtype"])
+    scale, zero_point = detail["quantization"]
+    known = dtype.kind in "iu" and scale > 0
+    return TensorInfo(
+        detail["name"],
+        tuple(int(size) for size in detail["shape"]),
+        dtype.name,
+        float(scale) if known else None,
+        int(zero_point) if known else None,
+    )
+
+
+def _running_ops(ops: list[dict[str, Any]], outputs: list[int]) -> list[str]:
+    """Names of the ops that run: DELEGATE once per partition, and every op left to the plain kernels.
+
+    The interpreter lists a delegated op beside the DELEGATE node that replaced it. What runs is what the outputs
+    need, taking the DELEGATE node wherever one makes a tensor.
+    """
+    maker: dict[int, dict[str, Any]] = {}
+    for op in ops:
+        for tensor in op["outputs"]:
+            if op["op_name"] == "DELEGATE" or int(tensor) not in maker:
+                maker[int(tensor)] = op
+    running: dict[int, str] = {}
+    wanted = list(outputs)
+    while wanted:
+        op = maker.get(int(wanted.pop()), {})  # inputs and constants have no maker
+        if op and op["index"] not in running:
+            running[op["index"]] = op["op_name"]
+            wanted.extend(op["inputs"])
+    return list(running.values())
+
+
+LITERT = Runtime(
+    name="litert",
+    package="ai-edge-litert",
+    module="ai_edge_litert.interpreter",
+    extra="litert",
+    formats=(".tflite",),
+    open=open_model,
+)

@@ -1,0 +1,137 @@
+"""Results as text: tables that can be read at 80 columns, in a terminal and in a log file alike."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, Protocol
+
+from edgecbam.console import WIDTH, fold, printable, shortened
+
+
+class GateLike(Protocol):
+    """What a gate of ``verify`` shows of itself."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def passed(self) -> bool: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def threshold(self) -> Any: ...
+    @property
+    def meaning(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> str:
+    """Columns under a header. Column 0 gives way (``model_a…``) where the whole would be wider than WIDTH.
+
+    Args:
+        header: one title for each column.
+        rows: the cells; a row may be shorter than the header, its last cell then runs on to the right margin.
+        right: the columns to be set flush right.
+    """
+    full = [row for row in rows if len(row) == len(header)]
+    widths = [max(len(row[i]) for row in (header, *full)) for i in range(len(header))]
+    widths[0] = max([widths[0], *(len(row[0]) for row in rows)])
+    others = sum(widths[1:]) + len(widths) - 1
+    widths[0] = min(widths[0], max(len(header[0]), WIDTH - others))
+    return "\n".join(_line(row, widths, right) for row in (header, *rows))
+
+
+def _line(row: Sequence[str], widths: Sequence[int], right: frozenset[int]) -> str:
+    cells = []
+    for i, cell in enumerate(row):
+        runs_on = i == len(row) - 1 and len(row) < len(widths)
+        width = WIDTH - sum(widths[:i]) - i if runs_on else widths[i]
+        text = shortened(cell, width)
+        cells.append(text.rjust(width) if i in right and not runs_on else text.ljust(width))
+    return " ".join(cells).rstrip()
+
+
+def percent(fraction: float | None) -> str:
+    """``91.80`` for 0.918; ``-`` where there is no figure."""
+    return "-" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def figure(value: Any) -> str:
+    """A value of a gate: numbers with four digits, everything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "-" if value is None else printable(str(value))
+    return f"{value:.4g}"
+
+
+def results_table(report: Mapping[str, Any]) -> str:
+    """The cells of a benchmark report: accuracy, size, median latency, and speed-up with its 95 % interval.
+
+    The speed-up is baseline / candidate latency on the same runtime. A cell without figures shows its status and
+    reason instead. Below stands what the protocol is good for.
+    """
+    compared = candidates(report)
+    rows = [_result_row(row, compared) for row in report["results"]]
+    header = ("model", "runtime", "top-1 %", "KiB", "p50 ms", "speed-up", "verdict")
+    return f"{table(header, rows, frozenset({2, 3, 4}))}\n{fold(printable(report['protocol']['note']))}"
+
+
+def candidates(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The comparisons of different models; a control compares a baseline with itself."""
+    return [comparison for comparison in report["comparisons"] if comparison["kind"] == "candidate"]
+
+
+def _result_row(row: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    name = printable(PurePath(row["model"]).name).removeprefix("model_")
+    latency = row["latency_ms"]
+    if row["status"] != "ok" or latency is None:
+        reason = printable(row["reason"] or "")
+        return name, row["runtime"], f"{row['status']}: {reason}" if reason else row["status"]
+    size = row["bytes"]
+    cells = (
+        name,
+        row["runtime"],
+        percent(row["accuracy"]),
+        "-" if size is None else f"{size / 1024:.0f}",
+        f"{latency['p50']:.3g}",
+    )
+    here = [c for c in compared if all(c[key] == row[key] for key in ("runtime", "device", "threads"))]
+    for comparison in here:
+        if comparison["candidate"] == row["model"]:
+            return (*cells, speed_up(comparison["ratio"]), comparison["verdict"])
+    is_baseline = any(comparison["baseline"] == row["model"] for comparison in here)
+    return (*cells, "1" if is_baseline else "-", "baseline" if is_baseline else "-")
+
+
+def speed_up(ratio: Mapping[str, float | None]) -> str:
+    """``2.31 (2.20-2.43)``, from the ratio of latencies candidate / baseline; ``?`` where there is no interval."""
+    value, low, high = ratio["value"], ratio["low"], ratio["high"]
+    if value is None:
+        return "-"
+    return f"{1 / value:.2f} (?)" if low is None or high is None else f"{1 / value:.2f} ({1 / high:.2f}-{1 / low:.2f})"
+
+
+def gates_line(gates: Sequence[GateLike]) -> str:
+    """All gates in one line: ``gates: 9 of 9 passed``."""
+    failed = [gate.name for gate in gates if not gate.passed]
+    line = f"gates: {len(gates) - len(failed)} of {len(gates)} passed"
+    return f"{line}; failed: {', '.join(failed)}" if failed else line
+
+
+def gates_table(gates: Sequence[GateLike]) -> str:
+    """One line for each gate; below them, what the failed ones mean and found."""
+    rows = [
+        (gate.name, "passed" if gate.passed else "FAILED", figure(gate.value), figure(gate.threshold), gate.meaning)
+        for gate in gates
+    ]
+    names = max((len(row[0]) for row in rows), default=4)
+    values = [max([len(title), *(len(row[i]) for row in rows)]) for i, title in ((2, "value"), (3, "threshold"))]
+    room = WIDTH - names - len("passed") - sum(values) - 4
+    shown = [(*row[:4], shortened(printable(row[4]), max(10, room))) for row in rows]
+    text = table(("gate", "result", "value", "threshold", "meaning"), shown, right=frozenset({2, 3}))
+    details = [fold(f"{gate.name}: {printable(f'{gate.meaning}: {gate.detail}')}") for gate in gates if not gate.passed]
+    return "\n".join([text, *details])
+
+
+def predictions_text(image: str, classes: Sequence[str], probabilities: Sequence[float]) -> str:
+    """The image, and under it its classes with their probabilities in percent."""
+    lines = [f"{100 * p:8.2f} %  {printable(name)}" for name, p in zip(classes, probabilities, strict=True)]
+    return "\n".join([printable(image), *lines])

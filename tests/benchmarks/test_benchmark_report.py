@@ -1,0 +1,269 @@
+"""The report shows what was measured and what was not, escapes every string, and loads nothing from elsewhere."""
+
+import copy
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecbam.benchmarks import report as reports
+from edgecbam.benchmarks import statistics
+from edgecbam.benchmarks.protocol import find_protocol
+from edgecbam.errors import InputError
+
+EVIL = "<script>alert('x')</script>|`*[a](b)&"
+
+
+def row(model: str, status: str = "ok", reason: str = "", **more: Any) -> dict[str, Any]:
+    ok = status == "ok"
+    latency = statistics.latency([[[1_000_000, 1_100_000, 1_200_000]] * 200] * 5)
+    return {
+        "model": model,
+        "runtime": "litert",
+        "runtime_version": "2.3.0",
+        "device": "cpu",
+        "threads": 2,
+        "status": status,
+        "reason": reason,
+        "parity": {"checked": True, "images": 2000, "reference": "keras_float"},
+        "accuracy": 0.8812 if ok else None,
+        "agreement": 0.9951 if ok else None,
+        "bytes": 123456,
+        "init_ms": 4.5 if ok else None,
+        "first_ms": 0.7 if ok else None,
+        "latency_ms": latency if ok else None,
+        "memory": {"imported_bytes": 40 << 20, "peak_bytes": 50 << 20} if ok else None,
+        "placement": {"delegate": "xnnpack", "xnnpack_partitions": 1, "ops_outside": []} if ok else None,
+        **more,
+    }
+
+
+def comparison(candidate: str, low: float, high: float, kind: str = "candidate") -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "baseline": "model_fp32.tflite",
+        "candidate": candidate,
+        "runtime": "litert",
+        "device": "cpu",
+        "threads": 2,
+        "processes": 5,
+        "ratio": {"value": (low + high) / 2, "low": low, "high": high},
+        "verdict": statistics.verdict(low, high),
+    }
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "tool": {"name": "edgecbam", "version": "0.1.0"},
+        "environment": {
+            "board": None,
+            "cpu": "Fast CPU",
+            "machine": "x86_64",
+            "cpu_flags": ["avx2", "avx512_vnni"],
+            "logical_cpus": 2,
+            "physical_cores": 2,
+            "affinity_cpus": 2,
+            "cgroup_cpus": "unlimited",
+            "governor": None,
+            "virtualised": True,
+            "memory_bytes": 8 << 30,
+            "os": "Debian",
+            "kernel": "Linux 6",
+            "python": "3.11.7",
+            "versions": {"numpy": "2.4.6", "litert": "2.3.0", "openvino": None},
+            "started_utc": "2026-01-01T00:00:00+00:00",
+            "load_before": 0.1,
+            "load_after": 1.0,
+        },
+        "protocol": find_protocol("quick").describe(),
+        "models": [],
+        "results": [
+            row("model_fp32.tflite"),
+            row("model_int8.tflite"),
+            row("model_slow.tflite"),
+            row("model_same.tflite"),
+            row("model_gpu.tflite", "crash", "died in block (SIGSEGV)"),
+        ],
+        "comparisons": [
+            comparison("model_int8.tflite", 0.38, 0.42),
+            comparison("model_slow.tflite", 1.2, 1.3),
+            comparison("model_same.tflite", 0.9, 1.1),
+            comparison("model_fp32.tflite", 0.99, 1.01, "control"),
+        ],
+    }
+
+
+@pytest.fixture
+def verification() -> dict[str, Any]:
+    gate = {
+        "name": "agreement",
+        "passed": True,
+        "value": 0.9975,
+        "threshold": 0.995,
+        "meaning": "same class",
+        "detail": "",
+    }
+    return {"schema_version": 1, "passed": True, "gates": [gate]}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, "tags are nested"
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data + "\n"
+
+
+def both(report: dict[str, Any], verification: dict[str, Any] | None) -> tuple[str, str]:
+    page = Page(reports.html(report, verification))
+    assert page.open == []
+    return reports.markdown(report, verification), page.text
+
+
+def test_both_forms_show_every_figure_with_its_interval(report: dict[str, Any], verification: dict[str, Any]) -> None:
+    for text in both(report, verification):
+        plain = text.replace("\\", "")
+        for needed in (
+            "2.50× [2.38, 2.63]",
+            "0.80× [0.77, 0.83]",
+            "88.12 %",
+            "99.51 %",
+            "120.6",
+            "1.1 [1.1, 1.1]",
+            "faster",
+            "slower",
+            "inconclusive",
+            "1.000 [0.990, 1.010]",
+            "Fast CPU",
+            "avx512_vnni",
+            "litert 2.3.0",
+            "openvino not installed",
+            "n = 500: 5 processes × 20 rounds × blocks of 5",
+            "quick protocol: a look, not a publication",
+            "agreement",
+            "0.9975",
+            "2000 held-out images",
+        ):
+            assert needed in plain, needed
+
+
+def test_failed_rows_stand_in_the_table_with_their_reason(report: dict[str, Any]) -> None:
+    for text in both(report, None):
+        assert text.count("model_gpu.tflite") == 2
+        assert "died in block (SIGSEGV)" in text
+        assert "1 of 5 rows could not be measured" in text
+
+
+def test_a_failed_gate_stands_on_top(report: dict[str, Any], verification: dict[str, Any]) -> None:
+    verification["passed"] = verification["gates"][0]["passed"] = False
+    for text in both(report, verification):
+        assert text.index("verify FAILED: agreement") < text.index("Results")
+
+
+def test_a_control_that_differs_and_a_busy_machine_are_said_on_top(report: dict[str, Any]) -> None:
+    quiet = reports.markdown(report, None)
+    assert "do not trust" not in quiet
+    assert "busy" not in quiet
+    report["comparisons"][-1] = comparison("model_fp32.tflite", 1.05, 1.15, "control")
+    report["environment"]["load_before"] = 1.7
+    for text in both(report, None):
+        assert text.index("differs from itself") < text.index("Results")
+        assert text.index("the machine was busy") < text.index("Results")
+
+
+def test_bare_files_are_said_to_be_unchecked(report: dict[str, Any]) -> None:
+    assert "want of references" not in reports.markdown(report, None)
+    for entry in report["results"]:
+        entry["parity"] = {"checked": False, "inputs": 8, "reason": "bare"}
+        entry["accuracy"] = entry["agreement"] = None
+    for text in both(report, None):
+        assert "not checked for want of references" in text
+        assert "held-out" not in text
+        assert "Top-1" not in text, "a column of dashes says nothing"
+
+
+def test_rows_whose_baseline_is_missing_say_why_they_have_no_verdict(report: dict[str, Any]) -> None:
+    assert "Rows without a verdict" not in reports.markdown(report, None)
+    report["results"].append(row("model_fp32.onnx", runtime="onnxruntime"))
+    for text in both(report, None):
+        assert "Rows without a verdict: the baseline was not measured on their runtime" in text
+
+
+def test_hostile_strings_stay_text(report: dict[str, Any], verification: dict[str, Any]) -> None:
+    clean = Page(reports.html(report, verification)).tags
+    hostile, gates = copy.deepcopy(report), copy.deepcopy(verification)
+    for entry in hostile["results"]:
+        entry["model"] += EVIL
+        entry["reason"] += EVIL + '"\n| x |'
+    for entry in hostile["comparisons"]:
+        entry["candidate"] += EVIL
+        entry["baseline"] += EVIL
+    hostile["environment"]["cpu"] = EVIL
+    gates["gates"][0] |= {"name": EVIL, "detail": EVIL}
+    page = Page(reports.html(hostile, gates))
+    assert page.tags == clean
+    assert "script" not in page.tags
+    assert EVIL in page.text
+    markdown = reports.markdown(hostile, gates)
+    assert "<script" not in markdown
+    widths = {line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("|")}
+    assert widths == {
+        line.count("|") for line in reports.markdown(report, verification).splitlines() if line.startswith("|")
+    }
+
+
+def test_the_page_is_self_contained(report: dict[str, Any], verification: dict[str, Any]) -> None:
+    text = reports.html(report, verification)
+    page = Page(text)
+    assert page.links == []
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+
+
+def test_write_reads_both_stages_and_writes_both_forms(
+    report: dict[str, Any], verification: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for name in ("verify", "benchmark", "out"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=r"report\.json is missing"):
+        reports.write(tmp_path, out)
+    (tmp_path / "benchmark/report.json").write_text(json.dumps(report))
+    (tmp_path / "verify/verify.json").write_text(json.dumps(verification))
+    reports.write(tmp_path, out)
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.md"]
+    assert (out / "report.md").read_text() == reports.markdown(report, verification)
+
+
+@pytest.mark.parametrize("broken", [[], {}, {"results": 3}, {"results": [], "tool": {}}])
+def test_a_report_that_is_none_is_refused(broken: Any, verification: dict[str, Any], tmp_path: Path) -> None:
+    for name, value in (("benchmark/report.json", broken), ("verify/verify.json", verification)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(json.dumps(value))
+    with pytest.raises(InputError, match="not what edgecbam writes"):
+        reports.write(tmp_path, tmp_path)
+    assert not (tmp_path / "report.md").exists()

@@ -1,0 +1,172 @@
+"""The statistics hold what they promise, on data whose answer is known."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from edgecbam.benchmarks import statistics
+
+# Student's t, two-sided 95 % and 99 %, as printed in every textbook.
+T_TABLE = {1: (12.706, 63.657), 2: (4.303, 9.925), 4: (2.776, 4.604), 7: (2.365, 3.499), 14: (2.145, 2.977),
+           30: (2.042, 2.750), 120: (1.980, 2.617)}  # fmt: skip
+
+
+@pytest.mark.parametrize("degrees", T_TABLE)
+def test_student_t_is_that_of_the_tables(degrees: int) -> None:
+    assert statistics.student_t(0.95, degrees) == pytest.approx(T_TABLE[degrees][0], abs=6e-4)
+    assert statistics.student_t(0.99, degrees) == pytest.approx(T_TABLE[degrees][1], abs=6e-4)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 40])
+def test_student_t_distribution_matches_its_density(degrees: int) -> None:
+    t = np.linspace(-1.7, 1.7, 20001)
+    constant = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
+    density = constant * (1 + t**2 / degrees) ** (-(degrees + 1) / 2)
+    assert statistics.student_t_cdf_two_sided(1.7, degrees) == pytest.approx(np.trapezoid(density, t), abs=1e-6)
+
+
+def test_student_t_refuses_nonsense() -> None:
+    for confidence, degrees in ((0.95, 0), (1.0, 3), (0.0, 3)):
+        with pytest.raises(ValueError, match="degrees"):
+            statistics.student_t(confidence, degrees)
+
+
+@pytest.mark.parametrize("processes", [5, 8])
+def test_t_interval_covers_the_truth_as_often_as_it_says(processes: int) -> None:
+    rng = np.random.default_rng(5)
+    values = 0.3 + 0.1 * rng.standard_normal((4000, processes))
+    covered = [low <= 0.3 <= high for low, high in map(statistics.t_interval, values)]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.03)
+
+
+@pytest.mark.parametrize(("n", "quantile"), [(6, 0.5), (50, 0.5), (500, 0.5), (100, 0.9), (500, 0.9), (662, 0.99)])
+def test_order_statistics_enclose_the_quantile_and_are_as_narrow_as_they_can_be(n: int, quantile: float) -> None:
+    ranks = statistics.order_statistics(n, quantile)
+    assert ranks is not None
+    low, high = ranks
+
+    def at_most(count: int) -> float:  # P(at most so many of n samples lie below the quantile)
+        return sum(math.comb(n, k) * quantile**k * (1 - quantile) ** (n - k) for k in range(count + 1))
+
+    assert at_most(low) <= 0.025 < at_most(low + 1)
+    assert at_most(high) >= 0.975 > at_most(high - 1)
+
+
+@pytest.mark.parametrize(("n", "quantile"), [(0, 0.5), (5, 0.5), (20, 0.9), (100, 0.99)])
+def test_too_few_samples_give_no_interval(n: int, quantile: float) -> None:
+    assert statistics.quantile_interval(np.arange(n), quantile) is None
+
+
+def test_quantile_interval_covers_a_skewed_distribution() -> None:
+    rng = np.random.default_rng(6)
+    truth = math.exp(1.2815515655446004)  # 90 % quantile of the log-normal distribution
+    hits = [
+        low <= truth <= high
+        for low, high in (
+            statistics.quantile_interval(np.exp(rng.standard_normal(200)), 0.9) or (1, 0) for _ in range(2000)
+        )
+    ]
+    assert np.mean(hits) >= 0.94
+
+
+def sessions(
+    rng: np.random.Generator, factor: float, count: int = 5, rounds: int = 20, runs: int = 5
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Candidate and baseline times with drift of the machine, differences between processes, noise and outliers."""
+    candidate, baseline = [], []
+    for _ in range(count):
+        drift = np.exp(np.cumsum(0.1 * rng.standard_normal(rounds)))[:, None]  # shared: the rounds are interleaved
+        for speed, kept in ((factor, candidate), (1.0, baseline)):
+            process = math.exp(0.01 * rng.standard_normal())
+            noise = np.exp(0.02 * rng.standard_normal((rounds, runs)))
+            outliers = np.where(rng.random((rounds, runs)) < 0.03, 20.0, 1.0)
+            kept.append(1e6 * speed * process * drift * noise * outliers)
+    return candidate, baseline
+
+
+def test_paired_ratio_survives_drift_and_outliers() -> None:
+    rng = np.random.default_rng(7)
+    ratio = statistics.ratio(*sessions(rng, 1.0))
+    assert ratio["value"] == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_planted_slowdown_is_found_and_a_control_is_not() -> None:
+    rng = np.random.default_rng(8)
+    slowed, equal = [], []
+    for _ in range(100):
+        for factor, kept in ((1.1, slowed), (1.0, equal)):
+            ratio = statistics.ratio(*sessions(rng, factor))
+            kept.append(statistics.verdict(ratio["low"], ratio["high"]))
+    assert slowed.count("slower") >= 95
+    assert slowed.count("faster") == 0
+    assert equal.count("inconclusive") >= 88
+
+
+def test_ratio_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(9)
+    ratios = [statistics.ratio(*sessions(rng, 0.8, rounds=7, runs=3)) for _ in range(800)]
+    covered = [low is not None and high is not None and low <= 0.8 <= high for r in ratios
+               for low, high in [(r["low"], r["high"])]]  # fmt: skip
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.03)
+
+
+def test_ratio_by_hand() -> None:
+    baseline = [np.full((3, 3), 100), np.full((3, 3), 200)]
+    candidate = [np.full((3, 3), 200), np.full((3, 3), 800)]
+    ratio = statistics.ratio(candidate, baseline)
+    assert ratio["value"] == pytest.approx(math.sqrt(2 * 4))
+    assert statistics.ratio(candidate[:1], baseline[:1]) == {"value": pytest.approx(2), "low": None, "high": None}
+
+
+def test_one_disturbed_round_or_run_does_not_move_the_ratio() -> None:
+    baseline = np.full((5, 5), 100)
+    candidate = np.full((5, 5), 200)
+    candidate[1] = 100_000  # a whole block while something else had the machine
+    candidate[:, 0] = 50_000  # and the first run of every block
+    assert math.exp(statistics.paired_log_ratio(candidate, baseline)) == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.7, 0.9, "faster"),
+        (1.1, 1.3, "slower"),
+        (0.9, 1.1, "inconclusive"),
+        (0.9, 1.0, "inconclusive"),
+        (1.0, 1.1, "inconclusive"),
+        (None, None, "inconclusive"),
+    ],
+)
+def test_verdict(low: float | None, high: float | None, expected: str) -> None:
+    assert statistics.verdict(low, high) == expected
+
+
+def test_slower_than_needs_the_whole_interval() -> None:
+    assert statistics.slower_than({"value": 1.2, "low": 1.11, "high": 1.3}, 10)
+    assert not statistics.slower_than({"value": 1.2, "low": 1.09, "high": 1.3}, 10)
+    assert not statistics.slower_than({"value": 1.2, "low": None, "high": None}, 10)
+
+
+def test_latency_keeps_every_sample_and_gives_p99_only_with_enough() -> None:
+    few = statistics.latency([np.full((20, 5), 1_000_000)] * 5)
+    assert (few["n"], few["p50"], few["p99"], few["intervals"]["p99"]) == (500, 1.0, None, None)
+    samples = np.full((40, 10), 1_000_000)
+    samples[0, 0] = 50_000_000
+    many = statistics.latency([samples, samples])
+    assert (many["n"], many["max"], many["min"]) == (800, 50.0, 1.0)
+    assert many["mean"] == pytest.approx(1 + 2 * 49 / 800)
+    assert statistics.latency([np.ones((1, 661))])["p99"] is None
+    assert statistics.latency([np.ones((1, 662))])["p99"] is not None
+
+
+@pytest.mark.parametrize("medians", [(1.0, 1.1, 1.2, 1.3, 1.4), (1.0, 1.0, 1.0, 1.0, 5.0)])
+def test_latency_intervals_reflect_differences_between_processes(medians: Sequence[float]) -> None:
+    rng = np.random.default_rng(3)
+    processes = [m * 1e6 * np.exp(0.001 * rng.standard_normal((20, 5))) for m in medians]
+    summary = statistics.latency(processes)
+    low, high = summary["intervals"]["p50"]
+    assert low <= summary["p50"] <= high
+    assert high / low > 1.2, "the spread inside a process says little about the next process"
+    assert summary["process_p50"] == pytest.approx(list(medians), rel=1e-3)

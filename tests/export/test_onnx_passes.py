@@ -1,0 +1,162 @@
+"""Each graph pass on a small graph of its own: what it changes, and that the outputs stay what they should be."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgecbam.export import onnx_passes
+
+SCALE, ZERO = 0.05, -3
+
+
+def make_model(
+    nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], shape: list[int], shape_out: list[int]
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape_out)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def mean_model(scale_out: float) -> onnx.ModelProto:
+    """Quantize, mean over 16 channels, quantize: the mean of CBAM's spatial attention."""
+    constants = {
+        "s": np.float32(SCALE),
+        "z": np.int8(ZERO),
+        "so": np.float32(scale_out),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("ReduceMean", ["d"], ["m"], axes=[1], keepdims=1),
+        helper.make_node("QuantizeLinear", ["m", "so", "z"], ["mq"]),
+        helper.make_node("DequantizeLinear", ["mq", "so", "z"], ["y"]),
+    ]
+    return make_model(nodes, constants, [1, 16, 40, 40], [1, 1, 40, 40])
+
+
+def test_average_integers_rounds_ties_like_integer_arithmetic() -> None:
+    integers = np.random.default_rng(0).integers(-128, 128, (1, 16, 40, 40))
+    x = ((integers - ZERO) * SCALE).astype(np.float32)
+    exact = np.rint((integers - ZERO).sum(1, keepdims=True) / 16) + ZERO
+    expected = np.clip(exact, -128, 127)
+    model = mean_model(SCALE)
+    plain = np.rint(run(model, x) / SCALE) + ZERO
+    onnx_passes.average_integers(model)
+    onnx.checker.check_model(model, full_check=True)
+    np.testing.assert_array_equal(np.rint(run(model, x) / SCALE) + ZERO, expected)
+    assert (plain != expected).any()  # or there would be nothing to mend
+
+
+def test_average_integers_keeps_another_scale_of_the_mean() -> None:
+    x = np.random.default_rng(0).normal(0, 2, (1, 16, 40, 40)).astype(np.float32)
+    model = mean_model(0.0313)
+    before = run(model, x)
+    onnx_passes.average_integers(model)
+    steps = np.abs(run(model, x) - before) / 0.0313
+    assert steps.max() < 1.01
+    assert np.mean(steps > 0.5) < 0.005  # near ties alone
+
+
+def test_unsigned_activations_keep_every_value_and_leave_weights_alone() -> None:
+    weights = np.random.default_rng(1).integers(-127, 128, (4, 16, 1, 1)).astype(np.int8)
+    constants = {
+        "s": np.float32(SCALE),
+        "z": np.int8(ZERO),
+        "w": weights,
+        "ws": np.full(4, 0.01, np.float32),
+        "wz": np.zeros(4, np.int8),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=0),
+        helper.make_node("Conv", ["d", "wd"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "s", "z"], ["y"]),
+    ]
+    model = make_model(nodes, constants, [1, 16, 5, 5], [1, 4, 5, 5])
+    x = np.random.default_rng(2).normal(0, 3, (1, 16, 5, 5)).astype(np.float32)
+    before = run(model, x)
+    onnx_passes.unsigned_activations(model)
+    onnx.checker.check_model(model, full_check=True)
+    np.testing.assert_array_equal(run(model, x), before)
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    types = {
+        node.op_type + node.input[0]: values[node.input[2]].dtype.name
+        for node in model.graph.node
+        if node.op_type != "Conv"
+    }
+    assert types == {
+        "QuantizeLinearx": "uint8",
+        "DequantizeLinearq": "uint8",
+        "DequantizeLinearw": "int8",
+        "QuantizeLinearc": "uint8",
+        "DequantizeLinearcq": "uint8",
+    }
+
+
+def relu_model(zero_point: np.ndarray) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("QuantizeLinear", ["r", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    return make_model(nodes, {"s": np.float32(SCALE), "z": zero_point}, [1, 50], [1, 50])
+
+
+@pytest.mark.parametrize(
+    ("zero_point", "left"), [(np.uint8(0), 0), (np.int8(-128), 0), (np.uint8(1), 1), (np.int8(-127), 1)]
+)
+def test_a_relu_goes_only_where_the_clamp_does_its_work(zero_point: np.ndarray, left: int) -> None:
+    model = relu_model(zero_point)
+    x = np.linspace(-5, 5, 50, dtype=np.float32)[None]
+    before = run(model, x)
+    onnx_passes.drop_clamped_relus(model)
+    assert sum(node.op_type == "Relu" for node in model.graph.node) == left
+    np.testing.assert_array_equal(run(model, x), before)
+
+
+def test_the_ends_are_renamed_everywhere() -> None:
+    model = relu_model(np.uint8(0))
+    onnx_passes.rename_ends(model, "image", "logits")
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    assert [session.get_inputs()[0].name, session.get_outputs()[0].name] == ["image", "logits"]
+
+
+def test_equal_graphs_in_another_order_become_equal_bytes() -> None:
+    first, second = mean_model(SCALE), mean_model(SCALE)
+    nodes = list(second.graph.node)
+    del second.graph.node[:]
+    for node in nodes:
+        node.input[:] = [name if name in ("x", "s", "z", "so") else f"{name}_other" for name in node.input]
+        node.output[:] = [name if name == "y" else f"{name}_other" for name in node.output]
+    second.graph.node.extend(nodes)
+    constants = list(second.graph.initializer)[::-1]
+    del second.graph.initializer[:]
+    second.graph.initializer.extend(constants)
+    assert first.SerializeToString() != second.SerializeToString()
+    x = np.random.default_rng(0).normal(size=(1, 16, 40, 40)).astype(np.float32)
+    before = run(first, x)
+    for model in (first, second):
+        onnx_passes.order_and_number(model)
+        onnx.checker.check_model(model, full_check=True)
+    assert first.SerializeToString() == second.SerializeToString()
+    np.testing.assert_array_equal(run(first, x), before)
+    assert [node.name for node in first.graph.node][:2] == ["QuantizeLinear_0", "DequantizeLinear_0"]
