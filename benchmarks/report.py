@@ -55,12 +55,21 @@ def markdown(report: dict[str, Any], verification: dict[str, Any] | None) -> str
     for remark in remarks(report, verification):
         lines += [f"**{_markdown_text(remark)}**", ""]
     for table in tables(report, verification):
-        lines += [f"## {_markdown_text(table.title)}", ""]
-        lines += [_markdown_row(table.columns), _markdown_row(["---"] * len(table.columns), escape=False)]
-        lines += [*map(_markdown_row, table.rows), ""]
-        for note in table.notes:
-            lines += [_markdown_text(note), ""]
+        lines += [f"## {_markdown_text(table.title)}", "", _markdown_table(table), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def results_markdown(report: dict[str, Any]) -> str:
+    """The table of results alone, with its notes, as GitHub-flavoured Markdown."""
+    return _markdown_table(_results(report))
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [_markdown_row(table.columns), _markdown_row(["---"] * len(table.columns), escape=False)]
+    lines += map(_markdown_row, table.rows)
+    for note in table.notes:
+        lines += ["", _markdown_text(note)]
+    return "\n".join(lines)
 
 
 def html(report: dict[str, Any], verification: dict[str, Any] | None) -> str:

@@ -161,8 +161,8 @@ def benchmark(
         Path | None, typer.Option("--baseline", metavar="MODEL", help="The model that the others are compared with.")
     ] = None,
     fail_if_slower: Annotated[
-        float | None,
-        typer.Option("--fail-if-slower", metavar="P", help="Exit code 1 if a model is over P percent slower."),
+        str | None,
+        typer.Option("--fail-if-slower", metavar="P", help="Exit code 1 if a model is over P percent slower, as 5%."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few rounds: a first look.")] = False,
     rigorous: Annotated[bool, typer.Option("--rigorous", help="Many rounds: for a figure to publish.")] = False,
@@ -177,8 +177,7 @@ def benchmark(
 
     if quick and rigorous:
         raise InputError("--quick and --rigorous exclude each other: give one of them")
-    if fail_if_slower is not None and not (math.isfinite(fail_if_slower) and fail_if_slower >= 0):
-        raise InputError(f"--fail-if-slower must be a percentage of 0 or more, got {fail_if_slower}")
+    percent = None if fail_if_slower is None else _percentage(fail_if_slower)
     protocol = "quick" if quick else "rigorous" if rigorous else None
     runtimes = None if runtime is None else tuple(word.strip() for word in runtime.split(",") if word.strip())
     if runtimes == ():
@@ -209,7 +208,7 @@ def benchmark(
             )
     say(tables.results_table(report))
     _require_a_figure(report)
-    return DONE if fail_if_slower is None else _judge_speed(report, fail_if_slower)
+    return DONE if percent is None else _judge_speed(report, percent)
 
 
 @app.command()
@@ -323,6 +322,17 @@ def _require_a_figure(report: dict[str, Any]) -> None:
     if not any(row["status"] in ("ok", "functional_only") for row in rows):
         reasons = [f"{row['model']} on {row['runtime']}: {row['status']} {row.get('reason') or ''}" for row in rows]
         raise EnvironmentFailure(f"nothing could be measured: {reasons[0] if reasons else 'no runtime takes the file'}")
+
+
+def _percentage(text: str) -> float:
+    """``5`` and ``5%`` as 5.0; raises InputError for anything but a number of 0 or more."""
+    try:
+        value = float(text.strip().removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise InputError(f"--fail-if-slower must be a percentage of 0 or more, such as 5%, got {text!r}")
+    return value
 
 
 def _judge_speed(report: dict[str, Any], percent: float) -> int:

@@ -333,6 +333,7 @@ def test_debug_shows_the_traceback_wherever_it_stands_and_nothing_else_does(
         (["benchmark", "run", "--runtime", " , "], "--runtime is empty"),
         (["benchmark", "run", "--baseline", "a.tflite"], "--baseline goes with model files"),
         (["benchmark", "run", "--out", "x"], "--out goes with model files"),
+        (["benchmark", "run", "--fail-if-slower", "fast"], "must be a percentage of 0 or more"),
         (["benchmark", "run", "--fail-if-slower", "nan"], "must be a percentage of 0 or more"),
         (["benchmark", "run", "--fail-if-slower", "-1"], "must be a percentage of 0 or more"),
         (["benchmark", "run", "--fail-if-slower", "inf"], "must be a percentage of 0 or more"),

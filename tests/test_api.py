@@ -1,0 +1,222 @@
+"""The stages as a program calls them: on the user's own images, again and again, and without TensorFlow."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecbam import api, artifacts, recipe
+from edgecbam.errors import GateFailed, InputError
+from edgecbam.events import Event
+
+
+def make_photos(folder: Path, per_class: int = 24) -> Path:
+    """Three classes of RGB images of different sizes and modes that even a tiny network tells apart."""
+    rng = np.random.default_rng(0)
+    for index, name in enumerate(("blue", "green", "red")):
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            size = (int(rng.integers(30, 60)), int(rng.integers(30, 60)))
+            pixels = rng.integers(0, 90, (size[1], size[0], 3))
+            pixels[..., 2 - index] += 150
+            image = Image.fromarray(pixels.astype(np.uint8))
+            if number % 5 == 0:
+                image.convert("RGBA").save(folder / name / f"{number}.png")
+            else:
+                image.save(folder / name / f"{number}.jpg")
+    return folder
+
+
+PHOTO_RECIPE = (
+    "name='photos'",
+    "data.height=32",
+    "data.width=32",
+    "model.widths=[8,8]",
+    "model.blocks=[1,1]",
+    "model.reduction_ratio=4",
+    "train.epochs=8",
+    "train.batch_size=8",
+    "train.learning_rate=0.01",
+    "train.ema_decay=0.9",
+    "quantize.epochs=1",
+    "quantize.batch_size=8",
+    "quantize.ema_decay=0.9",
+)
+
+
+@pytest.fixture(scope="module")
+def photo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    photos = make_photos(folder / "photos")
+    settings = recipe.load("fashion_cbam", (*PHOTO_RECIPE, f"data.source='{photos}'"))
+    return api.run(settings, folder / "run").run
+
+
+def test_a_run_on_the_users_own_images_passes_every_stage(photo_run: Path) -> None:
+    for stage in artifacts.STAGES:
+        artifacts.check_stage(photo_run, stage)
+    assert json.loads((photo_run / "verify" / "verify.json").read_text())["passed"]
+    report = json.loads((photo_run / "benchmark" / "report.json").read_text())
+    assert {row["status"] for row in report["results"]} == {"ok"}
+    compared = {(c["candidate"], c["runtime"]) for c in report["comparisons"] if c["kind"] == "candidate"}
+    assert {("model_int8.tflite", "litert"), ("model_int8.onnx", "onnxruntime")} <= compared
+    for name in ("report.md", "report.html"):
+        assert "model_int8.tflite" in (photo_run / "report" / name).read_text()
+
+
+def test_a_run_on_photos_learns_and_int8_keeps_it(photo_run: Path) -> None:
+    accuracy = json.loads((photo_run / "verify" / "verify.json").read_text())["accuracy"]
+    assert accuracy["keras_float"] > 0.9
+    assert accuracy["model_int8.tflite"] > 0.9
+
+
+def test_predict_reads_any_image_file(photo_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tall.png"
+    Image.new("RGBA", (40, 90), (230, 20, 20, 255)).save(path)
+    for model in (photo_run, photo_run / "export" / "model_fp32.onnx", photo_run / "export" / "model_uint8.tflite"):
+        (prediction,) = api.predict(model, [path], top=2)
+        assert prediction.classes[0] == "red"
+        assert len(prediction.classes) == 2
+        assert 1.0 >= prediction.probabilities[0] >= prediction.probabilities[1] > 0.0
+
+
+def test_predict_refuses_what_it_cannot_trust(photo_run: Path, small_run: Path, tmp_path: Path) -> None:
+    image = tmp_path / "grey.png"
+    Image.new("L", (28, 28)).save(image)
+    with pytest.raises(InputError, match="no model"):
+        api.predict(tmp_path / "model.tflite", [image])
+    path = small_run / "export" / "model_int8.tflite"
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(InputError, match="altered"):
+        api.predict(path, [image])
+
+
+def test_history_shows_raw_and_averaged_accuracy(trained_run: Path) -> None:
+    rows = list(csv.DictReader((trained_run / "train" / "history.csv").open()))
+    assert len(rows) == 10
+    assert any(row["raw_accuracy"] != row["ema_accuracy"] for row in rows)
+
+
+def test_the_saved_model_holds_the_average_in_float32(trained_run: Path) -> None:
+    model = api._load_float(trained_run)
+    assert {weight.dtype.name for weight in model.weights} == {"float32"}
+    figures = json.loads((trained_run / "train" / "metrics.json").read_text())
+    samples = artifacts.load_samples(trained_run / "export")
+    accuracy = float(np.mean(np.argmax(samples.keras_float, 1) == samples.labels))
+    assert accuracy == pytest.approx(figures["test_ema_accuracy"])
+    assert figures["test_raw_accuracy"] != figures["test_ema_accuracy"]
+
+
+def test_an_existing_folder_is_refused_and_nothing_is_lost(trained_run: Path, tmp_path: Path) -> None:
+    settings = recipe.load("fashion_cbam")
+    with pytest.raises(InputError, match=r"exists already: add --resume.*--overwrite"):
+        api.train(settings, trained_run)
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "chapter1.txt").write_text("all of it")
+    with pytest.raises(InputError, match="is no run folder, so --overwrite does not touch it"):
+        api.train(settings, precious, overwrite=True)
+    assert (precious / "chapter1.txt").read_text() == "all of it"
+
+
+def test_wrong_data_replaces_nothing(small_run: Path, tmp_path: Path) -> None:
+    settings = recipe.load("fashion_cbam", (f"data.source='{tmp_path / 'nowhere'}'",))
+    before = artifacts.check_stage(small_run, "export")
+    with pytest.raises(InputError, match="nowhere"):
+        api.train(settings, small_run, overwrite=True)
+    assert artifacts.check_stage(small_run, "export") == before
+
+
+def test_resume_keeps_what_is_whole(small_run: Path) -> None:
+    before = (small_run / "train" / "stage.json").read_bytes()
+    messages: list[Event] = []
+    api.train(artifacts.load_recipe(small_run), small_run, resume=True, on_event=messages.append)
+    assert (small_run / "train" / "stage.json").read_bytes() == before
+    assert messages == []
+
+
+def test_resume_with_another_recipe_is_refused(small_run: Path) -> None:
+    changed = recipe.override(artifacts.load_recipe(small_run), ("train.epochs=11",))
+    with pytest.raises(InputError, match="begun with another recipe"):
+        api.train(changed, small_run, resume=True)
+    other = recipe.override(artifacts.load_recipe(small_run), ("data.source='fashion_mnist'",))
+    with pytest.raises(InputError):
+        api.train(other, small_run, resume=True)
+    assert artifacts.is_fresh(small_run, "verify")
+
+
+def test_changed_images_are_noticed(photo_run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    run = Path(shutil.copytree(photo_run, tmp_path / "run"))
+    settings = artifacts.load_recipe(run)
+    extra = Path(settings.data.source) / "red" / "extra.png"
+    Image.new("RGB", (32, 32)).save(extra)
+    try:
+        with pytest.raises(InputError, match="have changed since"):
+            api.quantize(run)
+    finally:
+        extra.unlink()
+
+
+def test_a_stale_stage_is_refused(small_run: Path) -> None:
+    api.quantize(small_run)
+    with pytest.raises(InputError, match=r"export is stale.*edgecbam export"):
+        api.benchmark(small_run, runtimes=["litert"])
+
+
+def test_an_altered_export_fails_verification_by_name(small_run: Path) -> None:
+    path = small_run / "export" / "model_int8.tflite"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(GateFailed, match=r"model_int8\.tflite was altered"):
+        api.verify(small_run)
+
+
+def test_default_out_counts_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = recipe.load("fashion_cbam")
+    assert api.default_out(settings) == Path("runs/fashion_cbam-1")
+    Path("runs/fashion_cbam-1").mkdir(parents=True)
+    assert api.default_out(settings) == Path("runs/fashion_cbam-2")
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+from pathlib import Path
+
+ABSENT = {"tensorflow", "tf_keras", "keras", "tensorflow_model_optimization", "tf2onnx", "onnx"}
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ABSENT:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from edgecbam import api
+run, image = Path(sys.argv[1]), Path(sys.argv[2])
+assert api.verify(run).passed
+assert api.benchmark(run)["results"]
+assert api.report(run).is_file()
+assert len(api.predict(run, [image])[0].classes) == 5
+print("done without TensorFlow")
+"""
+
+
+def test_an_edge_device_needs_no_tensorflow(small_run: Path, tmp_path: Path) -> None:
+    image = tmp_path / "shirt.png"
+    Image.fromarray(artifacts.load_samples(small_run / "export").images[0, :, :, 0]).save(image)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, str(small_run), str(image)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "done without TensorFlow" in done.stdout

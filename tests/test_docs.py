@@ -1,0 +1,86 @@
+"""Every command in the documents runs, in the order in which it stands there, and the README's table is the report's.
+
+Training, quantization and export are tested for real elsewhere; here they hand out the stages of the shared run, so
+that the commands behind them find what they would find.
+"""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecbam import api, artifacts, cli
+from edgecbam.benchmarks import readme_table
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(document: Path) -> list[str]:
+    """The lines that call edgecbam in the shell blocks of a document."""
+    blocks = re.findall(r"```sh\n(.*?)```", document.read_text("utf-8"), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("edgecbam ")]
+
+
+@pytest.fixture
+def workplace(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with photo.jpg and photos/, in which training takes no time."""
+
+    def train(recipe: Any, out: Path, *, resume: bool = False, overwrite: bool = False, **_: Any) -> Path:
+        assert resume or overwrite or not out.exists()
+        if not out.exists():
+            out.mkdir(parents=True)
+            shutil.copy(trained_run / artifacts.RECIPE_FILE, out)
+            shutil.copytree(trained_run / "train", out / "train")
+        return out
+
+    def copy_stage(stage: str) -> Any:
+        def run_stage(run: Path, **_: Any) -> None:
+            artifacts.load_recipe(run)
+            shutil.rmtree(run / stage, ignore_errors=True)
+            shutil.copytree(trained_run / stage, run / stage)
+
+        return run_stage
+
+    monkeypatch.setattr(api, "train", train)
+    for stage in ("quantize", "export"):
+        monkeypatch.setattr(api, stage, copy_stage(stage))
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 30, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save("photo.jpg")
+    for name in ("cat", "dog"):
+        Path("photos", name).mkdir(parents=True)
+        Image.fromarray(pixels).save(Path("photos", name, "1.jpg"))
+    shutil.copytree(trained_run, "runs/first")  # the documents beside the README begin with a finished first run
+    return tmp_path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_in_documents_run(document: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if document.name == "README.md":
+        shutil.rmtree("runs/first")
+    for command in commands(document):
+        code = cli.main(shlex.split(command)[1:])
+        assert code == 0, f"{command}: {capsys.readouterr().err}"
+
+
+def test_the_documents_show_commands_at_all() -> None:
+    assert len(commands(ROOT / "README.md")) >= 7
+    assert len(commands(ROOT / "docs" / "guide.md")) >= 8
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text("utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_readmes_table_is_that_of_the_committed_report() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    report = artifacts.read_json(ROOT / "benchmarks" / "results" / "demo.json")
+    assert readme_table.replace(readme, readme_table.block(report)) == readme
