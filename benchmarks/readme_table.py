@@ -23,7 +23,7 @@ def block(report: dict[str, Any]) -> str:
     samples = protocol["processes"] * protocol["rounds"] * protocol["block"]
     machine = (
         f"{environment['cpu']}, {environment['logical_cpus']} CPUs, {environment['os']}; "
-        f"LiteRT {versions['ai-edge-litert']}, ONNX Runtime {versions['onnxruntime']}; "
+        f"LiteRT {versions['litert']}, ONNX Runtime {versions['onnxruntime']}; "
         f"1 thread, batch 1, n = {samples} in {protocol['processes']} processes ({protocol['name']} protocol)."
     )
     return f"{BEGIN}\n{table}\n\n{machine}\n{END}"

@@ -85,9 +85,7 @@ def run(
         export(folder, on_event=on_event)
     verification = verify(folder, on_event=on_event)
     if not verification.passed:
-        raise GateFailed(
-            f"verification failed at {', '.join(verification.failed())}: see {folder / 'verify' / 'verify.json'}"
-        )
+        raise GateFailed(f"{verification.failure()}; all gates: {folder / 'verify' / 'verify.json'}")
     measured = benchmark(folder, on_event=on_event)
     report(folder, on_event=on_event)
     return RunResult(folder, verification, measured)

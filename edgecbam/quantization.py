@@ -25,6 +25,7 @@ from edgecbam.errors import EnvironmentFailure
 
 _quantizers: Any = tfmot.quantization.keras.quantizers
 GATE_RANGE = (0.0, 255.0 / 256.0)
+LOGITS_HEADROOM = 0.05  # at each end: new images go beyond what calibration saw, and clipped logits would tie
 MIN_RANGE = 1e-3  # a narrower activation range would give a requantization scale that LiteRT refuses
 
 
@@ -233,7 +234,8 @@ def calibrate(model: Any, float_model: Any, batches: Iterable[Any]) -> dict[str,
         batches: model inputs, each float32 [n, h, w, c].
 
     Returns:
-        (minimum, maximum) by layer name, as assigned: zero is inside, and the range is at least MIN_RANGE wide.
+        (minimum, maximum) by layer name, as assigned: zero is inside, the range is at least MIN_RANGE wide, and that of
+        the logits is LOGITS_HEADROOM of its width larger at each end.
     """
     measured = [wrapper for wrapper in _wrapped(model) if _range_variables(wrapper) is not None]
     outputs = {w.layer.name: _outputs_of(float_model.get_layer(w.layer.name)) for w in measured}
@@ -244,6 +246,10 @@ def calibrate(model: Any, float_model: Any, batches: Iterable[Any]) -> dict[str,
         for name, tensors in probe(tf.convert_to_tensor(batch), training=False).items():
             lows[name] = min(lows[name], *(float(tf.reduce_min(tensor)) for tensor in tensors))
             highs[name] = max(highs[name], *(float(tf.reduce_max(tensor)) for tensor in tensors))
+    for tensor in float_model.outputs:
+        name = tensor.node.layer.name
+        headroom = LOGITS_HEADROOM * (highs[name] - lows[name])
+        lows[name], highs[name] = lows[name] - headroom, highs[name] + headroom
     ranges = {name: (lows[name], max(highs[name], lows[name] + MIN_RANGE)) for name in outputs}
     for wrapper in measured:
         variables = _range_variables(wrapper)

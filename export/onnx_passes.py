@@ -49,10 +49,10 @@ def rename_ends(model: ModelProto, input_name: str, output_name: str) -> None:
 def average_integers(model: ModelProto) -> None:
     """Average the integers themselves, so that ties round as they do in LiteRT.
 
-    A mean over 2^k values of one scale ends exactly half-way between two integers in one case of 2^k. LiteRT divides
-    the integer sum and rounds half to even; a mean of dequantized values is off by float rounding and breaks such
-    ties at random.
-    DequantizeLinear with scale 1 keeps the sum exact, and QuantizeLinear takes the quotient of the two scales.
+    A mean over 2^k values that keeps their scale ends exactly half-way between two integers in one case of 2^k. LiteRT
+    then rounds the mean of the stored integers, zero point included, half to even; a mean of dequantized values is off
+    by float rounding and breaks such ties at random. DequantizeLinear with scale 1 keeps the sum exact, QuantizeLinear
+    takes the quotient of the two scales, and where input and output share scale and zero point both have zero point 0.
     """
     graph = Graph(model)
     for node in list(model.graph.node):
@@ -64,10 +64,15 @@ def average_integers(model: ModelProto) -> None:
         if len(after) != 1 or after[0].op_type != "QuantizeLinear":
             continue
         scale_in, scale_out = graph.constants[before.input[1]], graph.constants[after[0].input[1]]
+        zero_in, zero_out = graph.constants[before.input[2]], graph.constants[after[0].input[2]]
         name = node.output[0]
+        zero_name = before.input[2]
+        if scale_in == scale_out and zero_in == zero_out:
+            zero_name = graph.add_constant(f"{name}_zero", np.zeros_like(zero_in))
+            after[0].input[2] = zero_name
         integers = helper.make_node(
             "DequantizeLinear",
-            [before.input[0], graph.add_constant(f"{name}_unit", np.float32(1.0)), before.input[2]],
+            [before.input[0], graph.add_constant(f"{name}_unit", np.float32(1.0)), zero_name],
             [f"{name}_integers"],
         )
         model.graph.node.insert(list(model.graph.node).index(node), integers)

@@ -53,6 +53,11 @@ class Verification:
         """Names of the gates that do not hold."""
         return tuple(gate.name for gate in self.gates if not gate.passed)
 
+    def failure(self) -> str:
+        """The failed gates with their figures, on one line."""
+        found = [f"{g.name} ({g.meaning}: {g.value}, threshold {g.threshold})" for g in self.gates if not g.passed]
+        return f"verification failed at {'; '.join(found)}"
+
     def to_json(self) -> dict[str, object]:
         """The value of verify.json."""
         return {

@@ -26,7 +26,8 @@ SMALL = (
     "quantize.ema_decay=0.9",
     "quantize.calibration_images=256",
     "export.samples_images=300",
-    "verify.max_accuracy_drop=0.02",
+    "verify.max_accuracy_drop=0.02",  # a network this small and this little trained is no match for the defaults
+    "verify.min_qat_agreement=0.98",
 )
 
 

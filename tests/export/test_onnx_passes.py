@@ -4,6 +4,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecbam.export import onnx_passes
@@ -33,13 +35,9 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
-def mean_model(scale_out: float) -> onnx.ModelProto:
+def mean_model(scale_out: float, zero_point: int = ZERO) -> onnx.ModelProto:
     """Quantize, mean over 16 channels, quantize: the mean of CBAM's spatial attention."""
-    constants = {
-        "s": np.float32(SCALE),
-        "z": np.int8(ZERO),
-        "so": np.float32(scale_out),
-    }
+    constants = {"s": np.float32(SCALE), "z": np.int8(zero_point), "so": np.float32(scale_out)}
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
@@ -50,17 +48,40 @@ def mean_model(scale_out: float) -> onnx.ModelProto:
     return make_model(nodes, constants, [1, 16, 40, 40], [1, 1, 40, 40])
 
 
-def test_average_integers_rounds_ties_like_integer_arithmetic() -> None:
+def lite_rt_mean(integers: np.ndarray, zero_point: int) -> np.ndarray:
+    """What LiteRT's int8 MEAN over the channels gives: [1, h, w, c] int8 -> [1, h, w, 1] int8, one scale."""
+    low, high = -(zero_point + 128) * SCALE, (127 - zero_point) * SCALE
+
+    @tf.function(input_signature=[tf.TensorSpec(integers.shape, tf.float32)])
+    def mean(x: tf.Tensor) -> tf.Tensor:
+        x = tf.quantization.fake_quant_with_min_max_args(x, low, high)
+        return tf.quantization.fake_quant_with_min_max_args(tf.reduce_mean(x, -1, keepdims=True), low, high)
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([mean.get_concrete_function()])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    interpreter = Interpreter(model_content=converter.convert(), num_threads=1)
+    interpreter.allocate_tensors()
+    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    assert source["quantization"][1] == target["quantization"][1] == zero_point
+    interpreter.set_tensor(source["index"], integers.astype(np.int8))
+    interpreter.invoke()
+    return interpreter.get_tensor(target["index"])
+
+
+@pytest.mark.parametrize("zero_point", [-24, 5, -3])
+def test_average_integers_rounds_ties_as_lite_rt_does(zero_point: int) -> None:
     integers = np.random.default_rng(0).integers(-128, 128, (1, 16, 40, 40))
-    x = ((integers - ZERO) * SCALE).astype(np.float32)
-    exact = np.rint((integers - ZERO).sum(1, keepdims=True) / 16) + ZERO
-    expected = np.clip(exact, -128, 127)
-    model = mean_model(SCALE)
-    plain = np.rint(run(model, x) / SCALE) + ZERO
+    expected = lite_rt_mean(integers.transpose(0, 2, 3, 1), zero_point).transpose(0, 3, 1, 2)
+    x = ((integers - zero_point) * SCALE).astype(np.float32)
+    model = mean_model(SCALE, zero_point)
+    plain = np.rint(run(model, x) / SCALE) + zero_point
+    assert (plain != expected).any()  # or there would be nothing to mend
     onnx_passes.average_integers(model)
     onnx.checker.check_model(model, full_check=True)
-    np.testing.assert_array_equal(np.rint(run(model, x) / SCALE) + ZERO, expected)
-    assert (plain != expected).any()  # or there would be nothing to mend
+    np.testing.assert_array_equal(np.rint(run(model, x) / SCALE) + zero_point, expected)
+    onnx_passes.unsigned_activations(model)
+    np.testing.assert_array_equal(np.rint(run(model, x) / SCALE) + zero_point, expected)
 
 
 def test_average_integers_keeps_another_scale_of_the_mean() -> None:
