@@ -70,7 +70,8 @@ def run(
     Args:
         recipe: what to do; None with ``resume`` takes the run folder's own.
         out: the run folder.
-        resume: go on in an existing run folder; stages that are whole and fresh are kept.
+        resume: go on in an existing run folder: train, quantize and export are kept where they are whole and fresh;
+            verification and benchmark are run again, on the machine as it is now.
         overwrite: replace an existing run folder.
         on_event: listener.
 

@@ -122,7 +122,8 @@ def _clamps_at_zero(node: NodeProto, graph: Graph) -> bool:
 def order_and_number(model: ModelProto) -> None:
     """Order nodes and initializers by how the output depends on them, and name them by that order: ``Conv_3``.
 
-    tf2onnx orders and names by the hash values of a process; after this pass equal graphs have equal bytes.
+    tf2onnx's names are joined from those of TFLite; they make up almost half of a small int8 file. After this pass
+    equal graphs have equal bytes.
     """
     graph = Graph(model)
     ends = {value.name for value in [*model.graph.input, *model.graph.output]}
@@ -150,6 +151,11 @@ def order_and_number(model: ModelProto) -> None:
             if source in graph.constants and source not in names:
                 names[source] = f"{label}_input_{index}"
         node.name = label
+        if not node.domain:
+            node.ClearField("domain")  # tf2onnx sets the default domain on some nodes and leaves it out on others
+        attributes = sorted(node.attribute, key=lambda attribute: str(attribute.name))
+        del node.attribute[:]
+        node.attribute.extend(attributes)
         nodes.append(node)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     constants = [tensors[old] for old in names if old in tensors]

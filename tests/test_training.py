@@ -244,6 +244,19 @@ def test_mixed_bfloat16_is_a_choice_of_the_build_only() -> None:
     assert models.build(NETWORK, (8, 8, 1), 2).get_layer("stem_conv").compute_dtype == "float32"
 
 
+def test_training_in_bfloat16_ends_in_a_float32_model(tmp_path: Path) -> None:
+    with training.precision_policy("mixed_bfloat16"):
+        model = network()
+    losses = [record.loss for record in fit(model, tmp_path, dataclasses.replace(CONFIG, epochs=4)).history]
+    assert losses[-1] < losses[0]
+    final = models.build(NETWORK, (8, 8, 1), 2)
+    final.set_weights(model.get_weights())
+    coarse = training.predict(model, dataset().test_images, PREPROCESSING)
+    exact = training.predict(final, dataset().test_images, PREPROCESSING)
+    assert coarse.dtype == exact.dtype == np.float32
+    assert 0 < np.abs(coarse - exact).max() < 0.05 * np.abs(exact).max()
+
+
 def test_auto_precision_goes_by_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_cpu_flags", lambda: frozenset({"avx2"}))
     assert training.resolve_precision("auto") == "float32"

@@ -169,6 +169,7 @@ def test_equal_graphs_in_another_order_become_equal_bytes() -> None:
         node.input[:] = [name if name in ("x", "s", "z", "so") else f"{name}_other" for name in node.input]
         node.output[:] = [name if name == "y" else f"{name}_other" for name in node.output]
     second.graph.node.extend(nodes)
+    second.graph.node[0].domain = ""
     constants = list(second.graph.initializer)[::-1]
     del second.graph.initializer[:]
     second.graph.initializer.extend(constants)
