@@ -142,7 +142,10 @@ def _results(report: dict[str, Any]) -> Table:
             )
         )
     columns = ("Model", "Runtime", "KiB", "Top-1", "Agreement", "p50 ms", "p90 ms", "Speed-up", "Verdict")
-    notes = ["Speed-up: baseline latency / latency on the same runtime, with its 95 % interval; above 1 is faster."]
+    notes = [
+        "Speed-up: baseline latency / latency on the same runtime, paired round by round (so not the quotient of the "
+        "p50 column), with its 95 % interval. Faster or slower: the whole interval differs from 1 by over 1 %."
+    ]
     images = sorted({row["parity"]["images"] for row in report["results"] if _checked(row)})
     if images:
         counts = " or ".join(map(str, images))

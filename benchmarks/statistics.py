@@ -122,13 +122,20 @@ def ratio(candidate: Sequence[ArrayLike], baseline: Sequence[ArrayLike]) -> dict
     return {"value": math.exp(float(np.mean(logs))), "low": low, "high": high}
 
 
+SMALLEST_DIFFERENCE = 0.01
+
+
 def verdict(low: float | None, high: float | None) -> str:
-    """``faster``, ``slower`` or ``inconclusive``, from the interval of candidate / baseline latency."""
+    """``faster``, ``slower`` or ``inconclusive``, from the interval of candidate / baseline latency.
+
+    The whole interval must lie beyond 1 by SMALLEST_DIFFERENCE: less is of no use to anybody and too near to what two
+    processes of the same file differ by.
+    """
     if low is None or high is None:
         return "inconclusive"
-    if high < 1:
+    if high < 1 / (1 + SMALLEST_DIFFERENCE):
         return "faster"
-    return "slower" if low > 1 else "inconclusive"
+    return "slower" if low > 1 + SMALLEST_DIFFERENCE else "inconclusive"
 
 
 def slower_than(ratio: Mapping[str, float | None], percent: float) -> bool:

@@ -12,6 +12,7 @@ Nothing heavy is imported before the function that needs it is called. Every fun
 
 import dataclasses
 import hashlib
+import importlib.util
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecbam import artifacts
-from edgecbam.errors import GateFailed, InputError
+from edgecbam.errors import EnvironmentFailure, GateFailed, InputError, MissingPackage
 from edgecbam.events import Event, OnEvent, ignore
 from edgecbam.recipe import Recipe
 
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from edgecbam.datasets import Dataset
     from edgecbam.export.verify import Verification
 
+TRAIN_PACKAGES = {
+    "tensorflow": "tensorflow",
+    "tf_keras": "tf-keras",
+    "tensorflow_model_optimization": "tensorflow-model-optimization",
+    "tf2onnx": "tf2onnx",
+    "onnx": "onnx",
+}
 MODEL_FILE = "model.keras"
 QAT_FILE = "model_qat.weights.h5"
 
@@ -102,15 +110,19 @@ def train(
 ) -> Path:
     """Train the float model; ``RUN/train`` holds it with the averaged weights. Arguments as for ``run``."""
     run_exists = (out / artifacts.RECIPE_FILE).is_file()
-    if out.exists() and not resume and not overwrite and (not out.is_dir() or any(out.iterdir())):
+    in_the_way = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if in_the_way and not resume and not overwrite:
         raise InputError(f"{out} exists already: add --resume to go on in it, --overwrite to replace it, or --out DIR")
-    if overwrite and out.exists() and not run_exists and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is no run folder, so --overwrite does not touch it: give another --out")
+    if in_the_way and not run_exists:
+        option = "--resume" if resume else "--overwrite"
+        raise InputError(f"{out} is no run folder, so {option} does not touch it: give another --out")
     if recipe is None:
         recipe = artifacts.load_recipe(out)
+    _check_runtimes(recipe)
     if resume and run_exists and artifacts.is_fresh(out, "train") and _same(recipe, artifacts.load_recipe(out)):
         return out
 
+    _require_tensorflow("training")
     from edgecbam import datasets, models, preprocessing, training
 
     on_event(Event("train", message=f"recipe {recipe.name}, data {recipe.data.source}"))
@@ -124,7 +136,7 @@ def train(
     with training.precision_policy(settings.precision):
         model = models.build(recipe.model, shape, len(dataset.classes))
     # Only now, when everything that the user gave has proven good, is anything replaced or written.
-    _prepare_folder(out, recipe, resume)
+    _prepare_folder(out, recipe, resume=resume)
     described = preprocessing.describe(data)
     on_event(Event("train", message=_describe_training(recipe, dataset, models.Cost.of(model))))
     with artifacts.stage_folder(out, "train", keep=True) as folder:
@@ -157,6 +169,7 @@ def train(
 def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
     """Quantization-aware training, continued from the float averages; writes ``RUN/quantize``."""
     artifacts.check_stage(run, "train")
+    _require_tensorflow("quantization-aware training")
     import numpy as np
 
     from edgecbam import quantization, training
@@ -211,6 +224,7 @@ def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
 def export(run: Path, *, on_event: OnEvent = ignore) -> None:
     """Write every model file, samples and manifest to ``RUN/export``."""
     artifacts.check_stage(run, "quantize")
+    _require_tensorflow("exporting")
     from edgecbam import quantization, training
     from edgecbam.export import artifact_set
 
@@ -250,7 +264,7 @@ def verify(run: Path, *, on_event: OnEvent = ignore) -> "Verification":
     from edgecbam.export import verify as gates
 
     recipe = artifacts.load_recipe(run)
-    artifacts.load_stage(run, "export")
+    _check_export(run)
     result = gates.check(run / "export", recipe.verify, on_event)
     with artifacts.stage_folder(run, "verify") as folder:
         artifacts.write_json(folder / "verify.json", result.to_json())
@@ -280,6 +294,7 @@ def benchmark(
         protocol=settings.protocol if protocol is None else protocol,
         on_event=on_event,
     )
+    _require_a_figure(value)
     with artifacts.stage_folder(run, "benchmark") as folder:
         measure.write_report(folder, value)
     return value
@@ -304,6 +319,7 @@ def benchmark_models(
     value = measure.benchmark_models(
         models, runtimes=runtimes, threads=threads, protocol=protocol, baseline=baseline, on_event=on_event
     )
+    _require_a_figure(value)
     if out is not None:
         partial = out.with_name(f".{out.name}.partial")
         partial.mkdir(parents=True, exist_ok=True)
@@ -366,7 +382,7 @@ def predict(
         for image in images:
             pixels = preprocessing.load_image(image, manifest.preprocessing)
             inputs = preprocessing.normalize(pixels[np.newaxis], manifest.preprocessing)
-            raw = session.run([adapters.to_input(inputs, session.inputs[0])])[0][0]
+            raw = session.run([adapters.to_input(inputs, entry.input)])[0][0]
             logits = adapters.to_real(raw, entry.output).astype(np.float64)
             probabilities = np.exp(logits - logits.max())
             probabilities /= probabilities.sum()
@@ -475,7 +491,42 @@ def _same(given: Recipe, resolved: Recipe) -> bool:
     return dataclasses.replace(given, data=filled, train=settings) == resolved
 
 
-def _prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
+def _require_tensorflow(purpose: str) -> None:
+    """Raise MissingPackage, without importing anything, where a package of the extra ``train`` is not installed."""
+    for module, package in TRAIN_PACKAGES.items():
+        if importlib.util.find_spec(module) is None:
+            raise MissingPackage(package, "train", purpose)
+
+
+def _check_export(run: Path) -> None:
+    """Raise GateFailed where a file of the export is missing or was altered, InputError where the stage is stale."""
+    record = artifacts.load_stage(run, "export")
+    for name, digest in record.files.items():
+        path = run / "export" / name
+        if not path.is_file():
+            raise GateFailed(f"{path} is missing: run `edgecbam export {run}` again")
+        if artifacts.sha256_file(path) != digest:
+            raise GateFailed(f"{path} was altered after it was exported: run `edgecbam export {run}` again")
+    artifacts.check_stage(run, "export")
+
+
+def _check_runtimes(recipe: Recipe) -> None:
+    """Refuse a runtime that nobody knows now, and not after hours of training."""
+    from edgecbam import runtimes as adapters
+
+    for name in recipe.benchmark.runtimes:
+        adapters.find(name)
+
+
+def _require_a_figure(report: dict[str, Any]) -> None:
+    """Raise EnvironmentFailure where nothing could be measured: such a report must not replace a good one."""
+    rows = report["results"]
+    if not any(row["status"] in ("ok", "functional_only") for row in rows):
+        reasons = [f"{row['model']} on {row['runtime']}: {row['status']} {row.get('reason') or ''}" for row in rows]
+        raise EnvironmentFailure(f"nothing could be measured: {reasons[0] if reasons else 'no runtime takes the file'}")
+
+
+def _prepare_folder(out: Path, recipe: Recipe, *, resume: bool) -> None:
     """Make the run folder, or check that it can be gone on in."""
     if resume and (out / artifacts.RECIPE_FILE).is_file():
         if artifacts.load_recipe(out) != recipe:
@@ -483,6 +534,6 @@ def _prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
                 f"{out} was begun with another recipe: leave out RECIPE and --set to go on with its own, or --overwrite"
             )
         return
-    if out.exists():
-        shutil.rmtree(out)
+    if (out / artifacts.RECIPE_FILE).is_file():
+        shutil.rmtree(out)  # train has made sure that the user asked for it
     artifacts.create_run(out, recipe)

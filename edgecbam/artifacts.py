@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import tomllib
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -109,7 +110,10 @@ def load_recipe(run: Path) -> Recipe:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
-    return recipe.from_toml(text, str(path))
+    settings = recipe.from_toml(text, str(path))
+    if tomllib.loads(text) != tomllib.loads(recipe.to_toml(settings)):
+        raise InputError(f"{path} is not complete: put back the file that the run was begun with, or start a new run")
+    return settings
 
 
 def partial_folder(run: Path, stage: str) -> Path:
@@ -140,22 +144,27 @@ def stage_folder(run: Path, stage: str, keep: bool = False) -> Iterator[Path]:
     write_json(partial / ORIGIN_FILE, origin)
     try:
         yield partial
+        _finish(partial, run / stage, stage, origin)
     except BaseException:
         if not keep:
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    (partial / ORIGIN_FILE).unlink()
-    files = {name: sha256_file(partial / name) for name in _files(partial) if name != STAGE_FILE}
+
+
+def _finish(partial: Path, final: Path, stage: str, origin: dict[str, Any]) -> None:
+    """Write the record of a stage and move it into place; whatever fails leaves unfinished work that can be resumed."""
+    own = (STAGE_FILE, ORIGIN_FILE)
+    files = {name: sha256_file(partial / name) for name in _files(partial) if name not in own}
     record = {
         "schema_version": 1,
         "stage": stage,
         "edgecbam_version": __version__,
-        "recipe_digest": recipe_digest,
         "files": files,
-        "parents": parents,
+        **origin,
     }
     write_json(partial / STAGE_FILE, record)
-    _move_into_place(partial, run / stage)
+    _move_into_place(partial, final)
+    (final / ORIGIN_FILE).unlink()
 
 
 def check_stage(run: Path, stage: str) -> str:
@@ -314,6 +323,9 @@ def is_fresh(run: Path, stage: str) -> bool:
 
 def load_stage(run: Path, stage: str) -> StageRecord:
     """Read ``stage.json`` without checking digests; raises InputError where the stage was not made or is unreadable."""
+    old = _old_folder(run / stage)
+    if old.exists() and not (run / stage).exists():
+        os.rename(old, run / stage)  # the power went between the two renames of _move_into_place
     path = run / stage / STAGE_FILE
     if not path.is_file():
         load_recipe(run)  # says so where this is no run folder at all
@@ -354,8 +366,12 @@ def _read_origin(partial: Path) -> Any:
         return None
 
 
+def _old_folder(final: Path) -> Path:
+    return final.with_name(f".{final.name}.old")
+
+
 def _move_into_place(partial: Path, final: Path) -> None:
-    old = final.with_name(f".{final.name}.old")
+    old = _old_folder(final)
     if old.exists():
         shutil.rmtree(old)
     if final.exists():

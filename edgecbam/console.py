@@ -191,7 +191,9 @@ def count_text(event: Event) -> str:
 
 def rate_text(rate: float, unit: str) -> str:
     """``41.2 step/s``, or ``8.3 s/epoch`` for what takes more than a second."""
-    return f"{rate:.3g} {unit}/s" if rate >= 1 else f"{1 / rate:.3g} s/{unit}"
+    if rate < 1:
+        return f"{1 / rate:.3g} s/{unit}"
+    return f"{rate:.0f} {unit}/s" if rate >= 100 else f"{rate:.3g} {unit}/s"
 
 
 def with_figures(message: str, figures: Mapping[str, float]) -> str:

@@ -22,6 +22,7 @@ import tf_keras as keras
 
 from edgecbam.attention import ChannelMax, ChannelMean
 from edgecbam.errors import EnvironmentFailure
+from edgecbam.models import CountedDropout
 
 _quantizers: Any = tfmot.quantization.keras.quantizers
 GATE_RANGE = (0.0, 255.0 / 256.0)
@@ -109,7 +110,7 @@ class TiedOutput(_OutputConfig):
 
 
 class PlainOutput(_OutputConfig):
-    """Not quantized here: a maximum keeps its input's scale, and tfmot quantizes what is concatenated afterwards."""
+    """Not quantized here: a maximum keeps its input's scale, tfmot quantizes what is concatenated, dropout is gone."""
 
     def get_output_quantizers(self, layer: Any) -> list[Any]:
         return []
@@ -126,6 +127,7 @@ SCOPE = {
         PlainOutput,
         ChannelMean,
         ChannelMax,
+        CountedDropout,
     )
 }
 
@@ -160,7 +162,7 @@ def _config_for(layer: Any) -> Any:
         return GateOutput()
     if isinstance(layer, keras.layers.Multiply):
         return MeasuredOutput()
-    if isinstance(layer, ChannelMean | ChannelMax):
+    if isinstance(layer, ChannelMean | ChannelMax | CountedDropout):
         return PlainOutput()
     if isinstance(layer, keras.layers.Concatenate) and _joins_reductions(layer):
         return TiedOutput()

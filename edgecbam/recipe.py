@@ -106,7 +106,7 @@ class QuantizeConfig:
 class ExportConfig:
     """What the exported files look like. ``samples_*`` cap the held-out images that travel with them."""
 
-    onnx_opset: int = _bounded(17, 13, 21)
+    onnx_opset: int = _bounded(17, 13, 18)
     samples_images: int = _bounded(2000, 1, 100_000)
     samples_mib: int = _bounded(64, 1, 4096)
 
@@ -184,6 +184,8 @@ def from_table(table: dict[str, Any], where: str = "recipe") -> Recipe:
             f"{where}: model.widths has {len(recipe.model.widths)} stages but model.blocks has "
             f"{len(recipe.model.blocks)}: give one number of blocks for each width"
         )
+    if not recipe.model.widths:
+        raise InputError(f"{where}: model.widths is empty: give the channels of at least one stage, such as [16, 32]")
     if recipe.model.spatial_kernel % 2 == 0:
         raise InputError(f"{where}: model.spatial_kernel must be odd, got {recipe.model.spatial_kernel}")
     if not recipe.benchmark.runtimes:
@@ -244,9 +246,9 @@ def _assign(table: dict[str, Any], assignment: str) -> None:
     table[last] = value
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def _nearest(word: str, known: list[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    return f"did you mean {prefix}{close[0]}" if close else f"known are {', '.join(known)}"
 
 
 def _build(cls: type, table: dict[str, Any], where: str, prefix: str) -> Any:
@@ -255,7 +257,7 @@ def _build(cls: type, table: dict[str, Any], where: str, prefix: str) -> Any:
     values = {}
     for key, value in table.items():
         if key not in fields:
-            raise InputError(f"{where}: unknown key {prefix}{key}: {_nearest(key, list(fields))}")
+            raise InputError(f"{where}: unknown key {prefix}{key}: {_nearest(key, list(fields), prefix)}")
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, dict):

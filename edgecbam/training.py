@@ -205,9 +205,10 @@ def fit(
             preprocessing=preprocessing,
             shuffle=True,
         )
-        loss = _epoch(step, stream, stage, epoch, config.epochs, len(images), on_event)
+        loss = _epoch(step, stream, stage, epoch, config.epochs, len(images), checkpoints, on_event)
         seconds += time.perf_counter() - started
         trained += len(images)
+        _require_finite(model, epoch, checkpoints)
         record = EpochRecord(
             epoch + 1,
             float(optimizer.learning_rate),
@@ -254,15 +255,23 @@ def _make_step(model: Any, optimizer: Any, average: WeightAverage, config: Train
     return step
 
 
-def _epoch(step: Any, stream: Any, stage: str, epoch: int, epochs: int, images: int, on_event: OnEvent) -> float:
+def _epoch(
+    step: Any,
+    stream: Any,
+    stage: str,
+    epoch: int,
+    epochs: int,
+    images: int,
+    checkpoints: Path,
+    on_event: OnEvent,
+) -> float:
     """Run one epoch; returns the mean loss over its images."""
     total, done, shown = 0.0, 0, time.perf_counter()
     for batch, (inputs, labels) in enumerate(stream, start=1):
         loss = float(step(inputs, labels))
         if not math.isfinite(loss):
             raise EnvironmentFailure(
-                f"the loss became {loss} in epoch {epoch + 1} at step {batch}: lower the learning_rate; "
-                f"the checkpoint of epoch {epoch} was kept"
+                f"the loss became {loss} in epoch {epoch + 1} at step {batch}: {_after_divergence(epoch, checkpoints)}"
             )
         total += loss * len(labels)
         done += len(labels)
@@ -271,6 +280,20 @@ def _epoch(step: Any, stream: Any, stage: str, epoch: int, epochs: int, images: 
             figures = {"epoch": float(epoch + 1), "epochs": float(epochs), "loss": total / done}
             on_event(Event(stage, step=epoch * images + done, total=epochs * images, unit="image", figures=figures))
     return total / done
+
+
+def _require_finite(model: Any, epoch: int, checkpoints: Path) -> None:
+    """Refuse to save or average weights that the last step of an epoch has ruined."""
+    for weight in model.weights:
+        if weight.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(weight))):
+            raise EnvironmentFailure(
+                f"{weight.name} is no longer finite after epoch {epoch + 1}: {_after_divergence(epoch, checkpoints)}"
+            )
+
+
+def _after_divergence(epochs_done: int, checkpoints: Path) -> str:
+    kept = f"the checkpoint of epoch {epochs_done} is kept in {checkpoints}" if epochs_done else "no epoch was finished"
+    return f"start again with a lower learning_rate and another --out or --overwrite; {kept}"
 
 
 def _validate(
@@ -288,10 +311,10 @@ def _validate(
 
 
 def _describe(record: EpochRecord, epochs: int) -> str:
-    return (
-        f"epoch {record.epoch}/{epochs}  loss {record.loss:.4f}  "
-        f"validation {record.raw_accuracy:.2%} raw, {record.ema_accuracy:.2%} EMA"
-    )
+    shown = f"validation {record.raw_accuracy:.2%} raw, {record.ema_accuracy:.2%} EMA"
+    if math.isnan(record.raw_accuracy):
+        shown = "no validation images"
+    return f"epoch {record.epoch}/{epochs}  loss {record.loss:.4f}  {shown}"
 
 
 def predict(model: Any, images: np.ndarray, preprocessing: dict[str, Any]) -> np.ndarray:

@@ -55,7 +55,11 @@ class Verification:
 
     def failure(self) -> str:
         """The failed gates with their figures, on one line."""
-        found = [f"{g.name} ({g.meaning}: {g.value}, threshold {g.threshold})" for g in self.gates if not g.passed]
+        found = [
+            f"{g.name} ({g.meaning}: {g.value}, threshold {g.threshold}{'; ' if g.detail else ''}{g.detail})"
+            for g in self.gates
+            if not g.passed
+        ]
         return f"verification failed at {'; '.join(found)}"
 
     def to_json(self) -> dict[str, object]:
@@ -193,9 +197,10 @@ def reference_speaks(evidence: Evidence) -> Gate:
         if not np.isfinite(logits).all():
             return Gate("reference_speaks", False, 0, 2, meaning, f"{name} holds NaN or infinity")
         if float(np.ptp(logits, axis=0).max()) == 0.0:
-            return Gate("reference_speaks", False, 1, 2, meaning, f"{name} is the same for every image")
+            return Gate("reference_speaks", False, 1, 2, meaning, f"{name} is the same for every image: train longer")
         chosen.append(len(np.unique(np.argmax(logits, axis=1))))
-    return Gate("reference_speaks", min(chosen) >= 2, min(chosen), 2, meaning, "")
+    detail = "" if min(chosen) >= 2 else "the model chooses one class for every image: train longer"
+    return Gate("reference_speaks", min(chosen) >= 2, min(chosen), 2, meaning, detail)
 
 
 def not_saturated(evidence: Evidence) -> Gate:

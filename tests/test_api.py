@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from edgecbam import api, artifacts, recipe
-from edgecbam.errors import GateFailed, InputError
+from edgecbam.errors import EnvironmentFailure, GateFailed, InputError, MissingPackage
 from edgecbam.events import Event
 
 
@@ -86,6 +86,13 @@ def test_predict_reads_any_image_file(photo_run: Path, tmp_path: Path) -> None:
         assert 1.0 >= prediction.probabilities[0] >= prediction.probabilities[1] > 0.0
 
 
+def test_predict_runs_an_integer_file_in_a_runtime_that_knows_no_scales(photo_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "green.png"
+    Image.new("RGB", (40, 40), (20, 230, 20)).save(path)
+    (prediction,) = api.predict(photo_run, [path], runtime="openvino")
+    assert prediction.classes[0] == "green"
+
+
 def test_predict_refuses_what_it_cannot_trust(photo_run: Path, small_run: Path, tmp_path: Path) -> None:
     image = tmp_path / "grey.png"
     Image.new("L", (28, 28)).save(image)
@@ -123,6 +130,75 @@ def test_an_existing_folder_is_refused_and_nothing_is_lost(trained_run: Path, tm
     with pytest.raises(InputError, match="is no run folder, so --overwrite does not touch it"):
         api.train(settings, precious, overwrite=True)
     assert (precious / "chapter1.txt").read_text() == "all of it"
+
+
+@pytest.mark.parametrize("options", [{"resume": True}, {"overwrite": True}])
+def test_a_folder_that_is_no_run_is_never_touched(tmp_path: Path, options: dict[str, bool]) -> None:
+    precious = tmp_path / "precious"
+    (precious / "sub").mkdir(parents=True)
+    (precious / "sub" / "thesis.txt").write_text("all of it")
+    for call in (api.train, api.run):
+        with pytest.raises(InputError, match="is no run folder, so --"):
+            call(recipe.load("fashion_cbam"), precious, **options)
+    assert [path.name for path in precious.rglob("*")] == ["sub", "thesis.txt"]
+
+
+def test_a_run_that_lost_its_recipe_is_not_begun_anew(small_run: Path) -> None:
+    (small_run / "recipe.toml").unlink()
+    with pytest.raises(InputError, match="is no run folder, so --resume does not touch it"):
+        api.run(recipe.load("fashion_cbam"), small_run, resume=True)
+    assert (small_run / "train" / "model.keras").is_file()
+
+
+@pytest.mark.parametrize("text", ["", "name = 'small'\n"])
+def test_an_incomplete_recipe_in_a_run_is_refused(small_run: Path, text: str) -> None:
+    (small_run / "recipe.toml").write_text(text)
+    with pytest.raises(InputError, match="is not complete"):
+        api.quantize(small_run)
+
+
+@pytest.mark.parametrize("name", ["train", "quantize", "export"])
+def test_a_machine_without_tensorflow_says_what_is_missing(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import importlib.util
+
+    found = importlib.util.find_spec
+    absent = lambda module, *rest: None if module == "tensorflow" else found(module, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    call = {
+        "train": lambda: api.train(recipe.load("fashion_cbam"), small_run.parent / "new"),
+        "quantize": lambda: api.quantize(small_run),
+        "export": lambda: api.export(small_run),
+    }[name]
+    with pytest.raises(MissingPackage, match=r"needs the package tensorflow: pip install 'edgecbam\[train\]'"):
+        call()
+    assert not (small_run.parent / "new").exists()
+
+
+def test_a_runtime_that_nobody_knows_is_refused_before_training(tmp_path: Path) -> None:
+    settings = recipe.load("fashion_cbam", ("benchmark.runtimes=['litertt']",))
+    with pytest.raises(InputError, match="did you mean litert"):
+        api.train(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_benchmark_without_a_figure_replaces_nothing(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecbam.benchmarks import measure
+
+    api.benchmark(small_run, runtimes=["onnxruntime"])
+    before = (small_run / "benchmark" / "report.json").read_bytes()
+    row = {"model": "model_int8.onnx", "runtime": "onnxruntime", "status": "unsupported", "reason": "not installed"}
+    monkeypatch.setattr(measure, "benchmark_run", lambda *_, **__: {"results": [row]})
+    monkeypatch.setattr(measure, "benchmark_models", lambda *_, **__: {"results": [row]})
+    with pytest.raises(EnvironmentFailure, match=r"nothing could be measured: model_int8\.onnx .* not installed"):
+        api.benchmark(small_run)
+    assert (small_run / "benchmark" / "report.json").read_bytes() == before
+    with pytest.raises(EnvironmentFailure, match="nothing could be measured"):
+        api.benchmark_models([], runtimes=["litert"], threads=1, protocol="quick", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_data_replaces_nothing(small_run: Path, tmp_path: Path) -> None:
@@ -171,10 +247,14 @@ def test_a_stale_stage_is_refused(small_run: Path) -> None:
         api.benchmark(small_run, runtimes=["litert"])
 
 
-def test_an_altered_export_fails_verification_by_name(small_run: Path) -> None:
-    path = small_run / "export" / "model_int8.tflite"
+@pytest.mark.parametrize("name", ["model_int8.tflite", "samples.npz", "labels.txt", "manifest.json"])
+def test_an_altered_export_fails_verification_by_name(small_run: Path, name: str) -> None:
+    path = small_run / "export" / name
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(GateFailed, match=r"model_int8\.tflite was altered"):
+    with pytest.raises(GateFailed, match=f"{name} was altered"):
+        api.verify(small_run)
+    path.unlink()
+    with pytest.raises(GateFailed, match=f"{name} is missing"):
         api.verify(small_run)
 
 

@@ -1,11 +1,13 @@
 """A stage appears whole or not at all; a run folder that does not hold together is refused, with the way to mend it."""
 
 import dataclasses
+import errno
 import json
 import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -368,3 +370,35 @@ def test_a_flipped_byte_in_the_samples_is_refused_or_changes_nothing(tmp_path: P
             for field in dataclasses.fields(Samples):
                 np.testing.assert_array_equal(getattr(loaded, field.name), getattr(samples(), field.name))
     assert refused > len(whole) // 3 // 3  # the rest are dates and other fields of the zip that nobody reads
+
+
+def test_a_full_disk_at_the_very_end_leaves_work_that_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    artifacts.create_run(run, Recipe())
+    write = artifacts.write_json
+
+    def full(path: Path, value: Any) -> None:
+        if path.name == artifacts.STAGE_FILE:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, value)
+
+    monkeypatch.setattr(artifacts, "write_json", full)
+    with pytest.raises(OSError, match="No space"), artifacts.stage_folder(run, "train", keep=True) as folder:
+        (folder / "checkpoint").write_text("hours of work")
+    monkeypatch.setattr(artifacts, "write_json", write)
+    with artifacts.stage_folder(run, "train", keep=True) as folder:
+        assert (folder / "checkpoint").read_text() == "hours of work"
+    assert artifacts.is_fresh(run, "train")
+    assert sorted(path.name for path in (run / "train").iterdir()) == ["checkpoint", "stage.json"]
+
+
+def test_a_power_cut_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    artifacts.create_run(run, Recipe())
+    with artifacts.stage_folder(run, "train") as folder:
+        (folder / "model").write_text("weights")
+    (run / "train").rename(run / ".train.old")
+    assert artifacts.is_fresh(run, "train")
+    assert (run / "train" / "model").read_text() == "weights"

@@ -85,9 +85,9 @@ def test_a_partial_file_takes_the_defaults_for_the_rest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[trian]\nepochs = 3", "unknown key trian: did you mean train?"),
-        ("[train]\nepoch = 3", "unknown key train.epoch: did you mean epochs?"),
-        ("[train]\noptimizer = 'adamm'", "'adamm' is not known: did you mean adam?"),
+        ("[trian]\nepochs = 3", "unknown key trian: did you mean train"),
+        ("[train]\nepoch = 3", "unknown key train.epoch: did you mean train.epochs"),
+        ("[train]\noptimizer = 'adamm'", "'adamm' is not known: did you mean adam"),
         ("[train]\noptimizer = 7", "train.optimizer = 7 is not known"),
         ("[train]\nepochs = 0", "train.epochs must lie between 1 and 100000, got 0"),
         ("[train]\nepochs = 2.0", "train.epochs must be of type int, got 2.0"),
@@ -107,6 +107,8 @@ def test_a_partial_file_takes_the_defaults_for_the_rest(tmp_path: Path) -> None:
         ("[model]\nwidths = [16, 32]", "give one number of blocks for each width"),
         ("[model]\nspatial_kernel = 4", "model.spatial_kernel must be odd, got 4"),
         ("[benchmark]\nruntimes = []", "benchmark.runtimes is empty"),
+        ("[model]\nwidths = []\nblocks = []", "model.widths is empty"),
+        ("[export]\nonnx_opset = 19", "export.onnx_opset must lie between 13 and 18"),
         ("train = 3", "train must be a section, got 3"),
         ("[train\nepochs = 3", "is not valid TOML"),
         (f"a = {'[' * 100_000}", "is not valid TOML"),
@@ -122,7 +124,7 @@ def test_what_a_recipe_cannot_mean_is_refused_on_one_line(text: str, message: st
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("fashion_cbm", "did you mean fashion_cbam?"), ("zzz", "known are "), ("x" * 5000, "no recipe")],
+    [("fashion_cbm", "did you mean fashion_cbam"), ("zzz", "known are "), ("x" * 5000, "no recipe")],
 )
 def test_an_unknown_recipe_is_refused_with_the_nearest_name(name: str, message: str) -> None:
     with pytest.raises(InputError, match="or give a TOML file") as refused:
@@ -162,7 +164,7 @@ def test_set_changes_one_value_and_leaves_the_rest(assignment: str, section: str
     [
         ("train.epochs", "is not of the form section.key=value"),
         ("=5", "is not of the form section.key=value"),
-        ("train.epoch=5", "did you mean epochs?"),
+        ("train.epoch=5", "did you mean train.epochs"),
         ("train.epochs=five", "train.epochs must be of type int, got 'five'"),
         ("train=5", "train must be a section"),
         ("name.x=5", "name is a value, not a section"),

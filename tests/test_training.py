@@ -30,9 +30,9 @@ def dataset(images: int = 24) -> Dataset:
     return Dataset(("dark", "bright"), pixels, labels, pixels[:8], labels[:8], pixels[8:20], labels[8:20])
 
 
-def network() -> keras.Model:
+def network(dropout: float = 0.0) -> keras.Model:
     keras.utils.set_random_seed(5)
-    return models.build(NETWORK, (8, 8, 1), 2)
+    return models.build(dataclasses.replace(NETWORK, dropout=dropout), (8, 8, 1), 2)
 
 
 def fit(
@@ -196,13 +196,13 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> 
             raise Interrupted
 
     training.begin(3)
-    whole = network()
+    whole = network(dropout=0.3)
     fit(whole, tmp_path / "whole", AUGMENTED)
     training.begin(3)
     with pytest.raises(Interrupted):
-        fit(network(), tmp_path / "parts", AUGMENTED, on_event=interrupt)
+        fit(network(dropout=0.3), tmp_path / "parts", AUGMENTED, on_event=interrupt)
     training.begin(99)  # resuming must not hang on the process' random state
-    resumed = network()
+    resumed = network(dropout=0.3)
     messages: list[str] = []
     fit(resumed, tmp_path / "parts", AUGMENTED, on_event=lambda event: messages.append(event.message))
     assert "continuing after epoch 2 of 3" in messages
@@ -221,7 +221,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path
 
     model = network()
     with pytest.raises(
-        EnvironmentFailure, match=r"became nan in epoch 2 at step 1: lower the learning_rate.*epoch 1 was kept"
+        EnvironmentFailure,
+        match=r"became nan in epoch 2 at step 1: start again with a lower learning_rate.*epoch 1 is kept in",
     ):
         fit(model, tmp_path, on_event=poison)
     assert list((tmp_path / "checkpoints").glob("ckpt-1.*"))
