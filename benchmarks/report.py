@@ -39,7 +39,8 @@ def write(run: Path, folder: Path) -> None:
     measured, verified = run / "benchmark" / REPORT_FILE, run / "verify" / "verify.json"
     report, verification = artifacts.read_json(measured), artifacts.read_json(verified)
     try:
-        pages = {MARKDOWN_FILE: markdown(report, verification), HTML_FILE: html(report, verification)}
+        told = about(run)
+        pages = {MARKDOWN_FILE: markdown(report, verification, told), HTML_FILE: html(report, verification, told)}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(
             f"{measured} or {verified} is not what edgecbam writes ({error!r}): run `edgecbam verify` and "
@@ -49,12 +50,38 @@ def write(run: Path, folder: Path) -> None:
         artifacts.write_whole(folder / name, text)
 
 
-def markdown(report: dict[str, Any], verification: dict[str, Any] | None) -> str:
-    """The report as GitHub-flavoured Markdown."""
+def about(run: Path) -> Table:
+    """What was trained, on what, and how well, from the run folder."""
+    recipe, manifest = artifacts.load_recipe(run), artifacts.load_manifest(run / "export")
+    trained = artifacts.read_json(run / "train" / "metrics.json")
+    quantized = artifacts.read_json(run / "quantize" / "metrics.json")
+    entry = next(iter(manifest.files.values()))
+    data = recipe.data
+    rows = (
+        ("Recipe", f"{recipe.name}, sha256 {manifest.recipe_digest[:12]}"),
+        (
+            "Images",
+            f"{data.source}: {trained['train_images']} to train, {trained['validation_images']} to validate, "
+            f"{trained['test_images']} to test; {len(manifest.classes)} classes; "
+            f"{data.height}x{data.width}x{data.channels}",
+        ),
+        (
+            "Network",
+            f"{recipe.model.family}, attention {recipe.model.attention}: {entry.parameters:,} parameters, "
+            f"{entry.macs / 1e6:.1f} M multiply-accumulates",
+        ),
+        ("Float top-1", f"{_percent(trained['test_raw_accuracy'])} raw, {_percent(trained['test_ema_accuracy'])} EMA"),
+        ("QAT top-1 (Keras)", _percent(quantized["test_ema_accuracy"])),
+    )
+    return Table("Run", ("What", "Value"), rows)
+
+
+def markdown(report: dict[str, Any], verification: dict[str, Any] | None, told: Table | None = None) -> str:
+    """The report as GitHub-flavoured Markdown; ``told`` is what ``about`` says of the run."""
     lines = [f"# {_title(report)}", ""]
     for remark in remarks(report, verification):
         lines += [f"**{_markdown_text(remark)}**", ""]
-    for table in tables(report, verification):
+    for table in tables(report, verification, told):
         lines += [f"## {_markdown_text(table.title)}", "", _markdown_table(table), ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -72,9 +99,9 @@ def _markdown_table(table: Table) -> str:
     return "\n".join(lines)
 
 
-def html(report: dict[str, Any], verification: dict[str, Any] | None) -> str:
+def html(report: dict[str, Any], verification: dict[str, Any] | None, told: Table | None = None) -> str:
     """The report as one self-contained page: nothing is loaded from elsewhere and no script runs."""
-    return html_page.page(_title(report), remarks(report, verification), tables(report, verification))
+    return html_page.page(_title(report), remarks(report, verification), tables(report, verification, told))
 
 
 def remarks(report: dict[str, Any], verification: dict[str, Any] | None) -> list[str]:
@@ -99,9 +126,9 @@ def remarks(report: dict[str, Any], verification: dict[str, Any] | None) -> list
     return said
 
 
-def tables(report: dict[str, Any], verification: dict[str, Any] | None) -> list[Table]:
+def tables(report: dict[str, Any], verification: dict[str, Any] | None, told: Table | None = None) -> list[Table]:
     """The tables of the report, in reading order."""
-    made = [_results(report)]
+    made = [*([told] if told else []), _results(report)]
     failed = [row for row in report["results"] if row["status"] != "ok"]
     if failed:
         cells = tuple((row["model"], row["runtime"], row["status"], row["reason"]) for row in failed)

@@ -35,7 +35,7 @@ GO_ON = "go on with: "
 app = typer.Typer(name="edgecbam", add_completion=False, rich_markup_mode=None)
 
 RecipeArgument = Annotated[
-    str | None, typer.Argument(metavar="[RECIPE]", help="A shipped recipe or a TOML file.", show_default=False)
+    str | None, typer.Argument(metavar="RECIPE", help="A TOML file, or a shipped recipe: fashion_cbam, the default.")
 ]
 DataOption = Annotated[
     str | None,
@@ -152,7 +152,7 @@ def verify(run: RunArgument) -> int:
 
 @app.command()
 def benchmark(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL…|RUN", help="Model files, or one run folder.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="Model files, or one run folder.")],
     runtime: Annotated[
         str | None, typer.Option("--runtime", metavar="A,B", help="Runtimes, such as litert,onnxruntime.")
     ] = None,
@@ -166,7 +166,9 @@ def benchmark(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few rounds: a first look.")] = False,
     rigorous: Annotated[bool, typer.Option("--rigorous", help="Many rounds: for a figure to publish.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the report of MODEL….")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for the report, where model files were given.")
+    ] = None,
 ) -> int:
     """Measure latency, accuracy and size of model files.
 
@@ -223,8 +225,8 @@ def report(run: RunArgument) -> int:
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL|RUN", help="A run folder, or a file in its export folder.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, or a file in its export folder.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many classes to show.")] = 5,
     runtime: Annotated[
         str | None, typer.Option("--runtime", metavar="NAME", help="The runtime; else the one the file is for.")

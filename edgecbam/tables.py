@@ -66,12 +66,15 @@ def results_table(report: Mapping[str, Any]) -> str:
     """The cells of a benchmark report: accuracy, size, median latency, and speed-up with its 95 % interval.
 
     The speed-up is baseline / candidate latency on the same runtime. A cell without figures shows its status and
-    reason instead. Below stands what the protocol is good for.
+    reason instead. Below stands what the protocol is good for, and every reason that the table had to cut.
     """
     compared = candidates(report)
     rows = [_result_row(row, compared) for row in report["results"]]
     header = ("model", "runtime", "top-1 %", "KiB", "p50 ms", "speed-up", "verdict")
-    return f"{table(header, rows, frozenset({2, 3, 4}))}\n{fold(printable(report['protocol']['note']))}"
+    text = table(header, rows, frozenset({2, 3, 4}))
+    reasons = dict.fromkeys(printable(row["reason"]) for row in report["results"] if row["reason"])
+    cut = [fold(reason) for reason in reasons if reason not in text]
+    return "\n".join([text, *cut, fold(printable(report["protocol"]["note"]))])
 
 
 def candidates(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:

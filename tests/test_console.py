@@ -219,6 +219,14 @@ def test_a_long_reason_runs_to_the_margin_and_is_cut_there() -> None:
     assert len(text.split("\n")[1]) == 80
 
 
+def test_a_reason_that_the_table_cuts_stands_whole_below_it() -> None:
+    reason = "openvino is not installed here and would be needed to run it: pip install 'edgecbam[openvino]'"
+    row = {"model": "a.onnx", "runtime": "openvino", "status": "unsupported", "reason": reason, "latency_ms": None}
+    text = tables.results_table({"results": [row], "comparisons": [], "protocol": {"note": "quick"}})
+    assert reason in " ".join(text.split())
+    assert all(len(line) <= 80 for line in text.split("\n"))
+
+
 def test_a_speed_up_is_the_reciprocal_of_the_ratio_with_its_bounds_exchanged() -> None:
     assert tables.speed_up({"value": 0.5, "low": 0.4, "high": 0.625}) == "2.00 (1.60-2.50)"
     assert tables.speed_up({"value": 2.0, "low": None, "high": None}) == "0.50 (?)"

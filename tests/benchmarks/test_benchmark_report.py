@@ -245,8 +245,10 @@ def test_the_page_is_self_contained(report: dict[str, Any], verification: dict[s
 
 
 def test_write_reads_both_stages_and_writes_both_forms(
-    report: dict[str, Any], verification: dict[str, Any], tmp_path: Path
+    report: dict[str, Any], verification: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    told = reports.Table("Run", ("What", "Value"), (("Recipe", "mine"),))
+    monkeypatch.setattr(reports, "about", lambda run: told)  # needs a whole run: see tests/test_api.py
     out = tmp_path / "out"
     for name in ("verify", "benchmark", "out"):
         (tmp_path / name).mkdir()
@@ -256,11 +258,15 @@ def test_write_reads_both_stages_and_writes_both_forms(
     (tmp_path / "verify/verify.json").write_text(json.dumps(verification))
     reports.write(tmp_path, out)
     assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.md"]
-    assert (out / "report.md").read_text() == reports.markdown(report, verification)
+    assert (out / "report.md").read_text() == reports.markdown(report, verification, told)
+    assert "| Recipe | mine |" in (out / "report.md").read_text()
 
 
 @pytest.mark.parametrize("broken", [[], {}, {"results": 3}, {"results": [], "tool": {}}])
-def test_a_report_that_is_none_is_refused(broken: Any, verification: dict[str, Any], tmp_path: Path) -> None:
+def test_a_report_that_is_none_is_refused(
+    broken: Any, verification: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "about", lambda run: None)
     for name, value in (("benchmark/report.json", broken), ("verify/verify.json", verification)):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(json.dumps(value))
