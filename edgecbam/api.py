@@ -35,6 +35,7 @@ TRAIN_PACKAGES = {
     "tf2onnx": "tf2onnx",
     "onnx": "onnx",
 }
+CALIBRATION_BATCH = 64
 MODEL_FILE = "model.keras"
 QAT_FILE = "model_qat.weights.h5"
 
@@ -190,7 +191,7 @@ def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
     twin = _load_float(run)
     model = quantization.make_quantizable(twin, quantization.input_range(described))
     inputs = calibration_inputs(recipe, dataset, described)
-    parts = np.array_split(inputs, max(1, len(inputs) // 64))
+    parts = np.array_split(inputs, max(1, len(inputs) // CALIBRATION_BATCH))
     on_event(Event("quantize", message=f"calibrating {len(inputs)} images, then {settings.epochs} epochs of QAT"))
     quantization.calibrate(model, twin, parts)
     with artifacts.stage_folder(run, "quantize", keep=True) as folder:
@@ -233,6 +234,8 @@ def export(run: Path, *, on_event: OnEvent = ignore) -> None:
     float_model = _load_float(run)
     qat_model = quantization.make_quantizable(_load_float(run), quantization.input_range(described))
     qat_model.load_weights(run / "quantize" / QAT_FILE)
+    inputs = calibration_inputs(recipe, dataset, described)
+    ptq_model = _post_training(run, described, inputs)
     count = _sample_count(recipe, dataset)
     images = dataset.test_images[:count]
     samples = artifacts.Samples(
@@ -246,9 +249,9 @@ def export(run: Path, *, on_event: OnEvent = ignore) -> None:
             folder,
             recipe,
             float_model,
+            ptq_model,
             qat_model,
             dataset.classes,
-            calibration_inputs(recipe, dataset, described),
             samples,
             described,
             on_event,
@@ -429,6 +432,18 @@ def _open_data(run: Path, on_event: OnEvent) -> tuple[Recipe, "Dataset", dict[st
     if recorded["data_digest"] != _digest(dataset):
         raise InputError(f"the images of {data.source} have changed since {run} was trained: start a new run with them")
     return recipe, dataset, preprocessing.describe(data)
+
+
+def _post_training(run: Path, described: dict[str, Any], inputs: Any) -> Any:
+    """The float model with weights and ranges quantized, without any training: what QAT has to beat."""
+    import numpy as np
+
+    from edgecbam import quantization
+
+    twin = _load_float(run)
+    model = quantization.make_quantizable(twin, quantization.input_range(described))
+    quantization.recompute_ranges(model, twin, np.array_split(inputs, max(1, len(inputs) // CALIBRATION_BATCH)))
+    return model
 
 
 def _load_float(run: Path) -> Any:

@@ -27,7 +27,9 @@ from edgecbam.models import CountedDropout
 _quantizers: Any = tfmot.quantization.keras.quantizers
 GATE_RANGE = (0.0, 255.0 / 256.0)
 LOGITS_HEADROOM = 0.05  # at each end: new images go beyond what calibration saw, and clipped logits would tie
-MIN_RANGE = 1e-3  # a narrower activation range would give a requantization scale that LiteRT refuses
+# LiteRT refuses a model where scale_in * scale_weight / scale_out of a convolution reaches 256, as behind a dead ReLU.
+# With no range narrower than this share of the widest, folded weights of up to 32 stay below.
+MIN_RANGE = 1e-3
 
 
 class FixedGate(_quantizers.FixedQuantizer):  # type: ignore[misc]
@@ -236,8 +238,8 @@ def calibrate(model: Any, float_model: Any, batches: Iterable[Any]) -> dict[str,
         batches: model inputs, each float32 [n, h, w, c].
 
     Returns:
-        (minimum, maximum) by layer name, as assigned: zero is inside, the range is at least MIN_RANGE wide, and that of
-        the logits is LOGITS_HEADROOM of its width larger at each end.
+        (minimum, maximum) by layer name, as assigned: zero is inside, the width is at least MIN_RANGE of the widest,
+        and that of the logits is larger by LOGITS_HEADROOM at each end.
     """
     measured = [wrapper for wrapper in _wrapped(model) if _range_variables(wrapper) is not None]
     outputs = {w.layer.name: _outputs_of(float_model.get_layer(w.layer.name)) for w in measured}
@@ -252,7 +254,8 @@ def calibrate(model: Any, float_model: Any, batches: Iterable[Any]) -> dict[str,
         name = tensor.node.layer.name
         headroom = LOGITS_HEADROOM * (highs[name] - lows[name])
         lows[name], highs[name] = lows[name] - headroom, highs[name] + headroom
-    ranges = {name: (lows[name], max(highs[name], lows[name] + MIN_RANGE)) for name in outputs}
+    floor = MIN_RANGE * max(1.0, *(highs[name] - lows[name] for name in outputs))
+    ranges = {name: (lows[name], max(highs[name], lows[name] + floor)) for name in outputs}
     for wrapper in measured:
         variables = _range_variables(wrapper)
         assert variables is not None

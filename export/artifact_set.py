@@ -20,9 +20,9 @@ def write(
     folder: Path,
     recipe: Recipe,
     float_model: Any,
+    ptq_model: Any,
     qat_model: Any,
     classes: tuple[str, ...],
-    calibration_inputs: Any,
     samples: Samples,
     preprocessing: dict[str, Any],
     on_event: OnEvent,
@@ -33,9 +33,9 @@ def write(
         folder: an empty folder.
         recipe: resolved recipe.
         float_model: keras.Model with the averaged weights, float32.
+        ptq_model: its quantization-aware twin, calibrated but not trained: post-training quantization.
         qat_model: its quantization-aware twin, trained.
         classes: class names in label order.
-        calibration_inputs: [n, h, w, c] float32, for the post-training int8 file.
         samples: held-out images with their references.
         preprocessing: as the manifest states it.
         on_event: listener.
@@ -47,7 +47,7 @@ def write(
         "model_fp32.tflite": ("float32", float_tflite),
         "model_fp16.tflite": ("float16", lambda: tflite.float16(float_model)),
         "model_dynamic.tflite": ("dynamic", lambda: tflite.dynamic_range(float_model)),
-        "model_ptq_int8.tflite": ("ptq_int8", lambda: tflite.post_training_int8(float_model, calibration_inputs)),
+        "model_ptq_int8.tflite": ("ptq_int8", lambda: tflite.with_io(tflite.quantized(ptq_model), "int8")),
         "model_int8.tflite": ("int8", lambda: tflite.with_io(int8_tflite(), "int8")),
         "model_uint8.tflite": ("int8", lambda: tflite.with_io(int8_tflite(), "uint8")),
         "model_fp32.onnx": ("float32", lambda: onnx_models()[0].SerializeToString()),

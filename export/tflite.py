@@ -1,13 +1,11 @@
-"""Keras -> .tflite: float32, float16 weights, dynamic range, post-training int8, and int8 or uint8 from QAT.
+"""Keras -> .tflite: float32, float16 weights, dynamic range, and int8 or uint8 from fake quantization.
 
 All files take one image (a dynamic batch leaves shape arithmetic in the graph and splits it into partitions), are fed
 through the input ``image`` and answer with ``logits``.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 
@@ -31,31 +29,11 @@ def dynamic_range(model: Any) -> bytes:
     return _bytes(converter)
 
 
-def post_training_int8(model: Any, inputs: np.ndarray) -> bytes:
-    """Full int8 by TensorFlow Lite's own calibration, without QAT: the usual tool's result, for comparison.
-
-    Args:
-        model: float keras.Model.
-        inputs: [n, h, w, c] float32 calibration inputs.
-    """
-
-    def representative() -> Iterator[list[np.ndarray]]:
-        for index in range(len(inputs)):
-            yield [inputs[index : index + 1]]
-
-    converter = _converter(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = representative
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.int8
-    return _bytes(converter)
-
-
 def quantized(model: Any) -> bytes:
-    """Full int8 with the scales that QAT trained; float32 input and output (QUANTIZE first, DEQUANTIZE last).
+    """Full int8 with the scales of a model of quantization.py; float32 input and output (QUANTIZE, DEQUANTIZE).
 
     Args:
-        model: quantization-aware keras.Model.
+        model: quantization-aware keras.Model, trained or only calibrated.
     """
     converter = _converter(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -8,7 +8,8 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
-from edgecbam import models, quantization
+from edgecbam import models, quantization, runtimes
+from edgecbam.export import tflite
 from edgecbam.recipe import ModelConfig
 
 PIXELS = (-1.0, 127.0 / 128.0)
@@ -150,13 +151,19 @@ def test_batchnorm_is_reestimated_as_the_average_over_batches() -> None:
     assert norm.momentum == pytest.approx(0.99)
 
 
-def test_a_dead_activation_gets_a_range_that_lite_rt_accepts() -> None:
+def test_a_dead_activation_gets_a_range_that_lite_rt_accepts(tmp_path: Path) -> None:
     twin = float_model()
+    twin.get_layer("stem_conv").kernel.assign(twin.get_layer("stem_conv").kernel * 50)
     twin.get_layer("stem_bn").gamma.assign(np.zeros(4))
     twin.get_layer("stem_bn").beta.assign(np.full(4, -1.0))  # ReLU gives zero everywhere
     model = quantization.make_quantizable(twin, PIXELS)
     ranges = quantization.calibrate(model, twin, batches())
-    assert ranges["stem_relu"] == (0.0, quantization.MIN_RANGE)
+    widest = max(high - low for low, high in ranges.values())
+    assert ranges["stem_relu"] == (0.0, pytest.approx(1e-3 * max(1.0, widest)))
+    path = tmp_path / "dead.tflite"
+    path.write_bytes(tflite.with_io(tflite.quantized(model), "int8"))
+    session = runtimes.find("litert").open(path, threads=1)  # LiteRT creates the model at all
+    assert session.placement()["xnnpack_partitions"] == 1
 
 
 def test_fake_quantization_everywhere_but_on_what_keeps_scales(pair: tuple[keras.Model, keras.Model]) -> None:
