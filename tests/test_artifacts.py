@@ -48,7 +48,7 @@ def test_a_run_folder_holds_its_recipe_whole(run: Path) -> None:
         (lambda run: None, "no run folder"),
         (lambda run: run.mkdir(), "has no recipe.toml"),
         (lambda run: (run.mkdir(), (run / "recipe.toml").write_bytes(b"\xff")), "cannot read"),
-        (lambda run: (run.mkdir(), (run / "recipe.toml").write_text("[trian]")), "did you mean train?"),
+        (lambda run: (run.mkdir(), (run / "recipe.toml").write_text("[trian]")), "did you mean train"),
     ],
 )
 def test_what_is_no_run_folder_is_refused(tmp_path: Path, prepare: Callable[[Path], object], message: str) -> None:
