@@ -66,13 +66,10 @@ class TiedRange(_quantizers.Quantizer):  # type: ignore[misc]
 
 
 class _OutputConfig(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[misc]
-    """Quantizes a layer's output and nothing else."""
-
-    def _quantizer(self) -> Any:
-        raise NotImplementedError
+    """Quantizes no weights and no activations; what becomes of the output is the subclass' choice."""
 
     def get_output_quantizers(self, layer: Any) -> list[Any]:
-        return [self._quantizer()]
+        return []
 
     def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
         return []
@@ -93,29 +90,26 @@ class _OutputConfig(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[mi
 class MeasuredOutput(_OutputConfig):
     """The output's range is a moving average, as for tfmot's own layers."""
 
-    def _quantizer(self) -> Any:
-        return _quantizers.MovingAverageQuantizer(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        return [_quantizers.MovingAverageQuantizer(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)]
 
 
 class GateOutput(_OutputConfig):
     """The output is a sigmoid's."""
 
-    def _quantizer(self) -> Any:
-        return FixedGate()
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        return [FixedGate()]
 
 
 class TiedOutput(_OutputConfig):
     """The output has the range of the tensor that the layer's inputs were reduced from."""
 
-    def _quantizer(self) -> Any:
-        return TiedRange()
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        return [TiedRange()]
 
 
 class PlainOutput(_OutputConfig):
     """Not quantized here: a maximum keeps its input's scale, tfmot quantizes what is concatenated, dropout is gone."""
-
-    def get_output_quantizers(self, layer: Any) -> list[Any]:
-        return []
 
 
 SCOPE = {
