@@ -12,6 +12,7 @@ tfmot inserts fake quantization; four things it leaves undone are done here:
   BatchNorm's statistics, then the activations'. They are no trainable variables, so no optimiser averages them.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -233,7 +234,8 @@ def calibrate(model: Any, float_model: Any, batches: Iterable[Any]) -> dict[str,
 
     Returns:
         (minimum, maximum) by layer name, as assigned: zero is inside, the width is at least MIN_RANGE of the widest,
-        and that of the logits is larger by LOGITS_HEADROOM at each end.
+        that of the logits is larger by LOGITS_HEADROOM at each end, and what ChannelMean reduces has an even zero
+        point.
     """
     measured = [wrapper for wrapper in _wrapped(model) if _range_variables(wrapper) is not None]
     outputs = {w.layer.name: _outputs_of(float_model.get_layer(w.layer.name)) for w in measured}
@@ -250,6 +252,8 @@ def calibrate(model: Any, float_model: Any, batches: Iterable[Any]) -> dict[str,
         lows[name], highs[name] = lows[name] - headroom, highs[name] + headroom
     floor = MIN_RANGE * max(1.0, *(highs[name] - lows[name] for name in outputs))
     ranges = {name: (lows[name], max(highs[name], lows[name] + floor)) for name in outputs}
+    for name in _averaged_over_channels(model):
+        ranges[name] = even_zero_point(*ranges[name])
     for wrapper in measured:
         variables = _range_variables(wrapper)
         assert variables is not None
@@ -257,6 +261,28 @@ def calibrate(model: Any, float_model: Any, batches: Iterable[Any]) -> dict[str,
         variables["min_var"].assign(low)
         variables["max_var"].assign(high)
     return ranges
+
+
+def even_zero_point(low: float, high: float) -> tuple[float, float]:
+    """The smallest range around [low, high] whose zero point in 0…255 is even; low <= 0 < high.
+
+    LiteRT's MEAN and its convolutions round halves alike where the zero point is even, so that a channel mean may be
+    computed by either (see export/lowering/channel_pools.py). The range grows by at most one step.
+    """
+    real = -low / (high - low) * 255.0
+    candidates = [2 * int(real // 2), 2 * int(real // 2) + 2]
+    scales = {k: max(-low / k if k else math.inf if low else 0.0, high / (255 - k)) for k in candidates if k < 255}
+    zero_point = min(scales, key=lambda k: scales[k])
+    scale = scales[zero_point]
+    return -zero_point * scale, (255 - zero_point) * scale
+
+
+def _averaged_over_channels(model: Any) -> list[str]:
+    """Names of the layers whose range a ChannelMean shares with what it reduces."""
+    ranges = [_range_before(w) for w in _wrapped(model) if isinstance(w.layer, ChannelMean)]
+    names = ((w.layer.name, _range_variables(w)) for w in _wrapped(model))
+    shared = {id(variables["min_var"]) for variables in ranges}
+    return [name for name, variables in names if variables is not None and id(variables["min_var"]) in shared]
 
 
 def _outputs_of(layer: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from edgecbam.errors import InputError
 
@@ -22,14 +23,8 @@ def read(content: bytes, where: str) -> FileContents:
     """Read a model; raises InputError naming ``where`` when it is no whole .tflite file."""
     from ai_edge_litert import schema_py_generated as schema
 
-    if content[4:8] != b"TFL3":
-        raise InputError(f"{where} is no .tflite file: it lacks the identifier TFL3")
-    try:
-        model = schema.ModelT.InitFromPackedBuf(content, 0)
-    except Exception as error:  # the generated reader fails in many ways on a damaged buffer
-        raise InputError(f"{where} is damaged ({error}): export it again") from None
-    types = {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
-    codes = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    model = parse(content, where)
+    types, codes = names(schema.TensorType), names(schema.BuiltinOperator)
     tensors: dict[str, list[str]] = {}
     ops: Counter[str] = Counter()
     for graph in model.subgraphs:
@@ -38,4 +33,21 @@ def read(content: bytes, where: str) -> FileContents:
         for op in graph.operators:
             code = model.operatorCodes[op.opcodeIndex]
             ops[codes[max(code.builtinCode, code.deprecatedBuiltinCode)]] += 1
-    return FileContents({dtype: tuple(names) for dtype, names in sorted(tensors.items())}, dict(sorted(ops.items())))
+    return FileContents({dtype: tuple(found) for dtype, found in sorted(tensors.items())}, dict(sorted(ops.items())))
+
+
+def parse(content: bytes, where: str) -> Any:
+    """The file as the schema's ModelT; raises InputError naming ``where`` when it is no whole .tflite file."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    if content[4:8] != b"TFL3":
+        raise InputError(f"{where} is no .tflite file: it lacks the identifier TFL3")
+    try:
+        return schema.ModelT.InitFromPackedBuf(content, 0)
+    except Exception as error:  # the generated reader fails in many ways on a damaged buffer
+        raise InputError(f"{where} is damaged ({error}): export it again") from None
+
+
+def names(enumeration: type) -> dict[int, str]:
+    """Names by value of one of the schema's enumerations."""
+    return {value: name for name, value in vars(enumeration).items() if not name.startswith("_")}

@@ -1,0 +1,68 @@
+"""CBAM, trained as in the paper, rewritten into ops that the edge runs fast, without changing what it computes.
+
+As written, CBAM is a handful of ops that an integer runtime does badly: a convolution from two channels to one, pools
+and products over very short rows. Each pass here replaces one of them in a .tflite file by ops that give the same
+integers (in float32 the same values up to the order of summation):
+
+    blocks.py         the thin convolution as one on 4x4 blocks of pixels, or as a matrix on maps of 64 pixels and less
+    channel_pools.py  channel mean as a convolution with ones, channel max over a leading axis
+    channel_scale.py  the channel gate spread over a row before it multiplies
+    clamps.py         a ReLU that the zero point already does
+
+A pass takes only what it can do exactly, and only where it was measured to pay; each states its rule. docs/lowering.md
+explains them with figures.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgecbam.errors import InputError
+
+from ..tflite_graph import TfliteGraph
+from . import blocks, channel_pools, channel_scale, clamps
+
+Pass = Callable[[TfliteGraph], int]
+
+PROFILES: dict[str, tuple[Pass, ...]] = {
+    "xnnpack": (
+        clamps.drop_redundant_relus,
+        channel_scale.spread_gates,
+        channel_pools.average_by_convolution,
+        channel_pools.maximum_over_leading_axis,
+        blocks.convolve_blocks,
+    ),
+    "compat": (
+        clamps.drop_redundant_relus,
+        channel_pools.maximum_by_pooling,
+        blocks.convolve_blocks,
+    ),
+    "reference": (),
+}
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A rewritten file, and how often each pass found something to do, by the name of the pass."""
+
+    content: bytes
+    rewrites: dict[str, int]
+
+
+def lower(content: bytes, profile: str, where: str = "the model") -> Lowered:
+    """Rewrite a .tflite file.
+
+    Args:
+        content: a .tflite file with one subgraph; any precision. What a pass does not know stays as it is.
+        profile: ``"xnnpack"``, ``"compat"`` or ``"reference"``, which changes nothing.
+        where: what to call the file in an error.
+
+    Raises:
+        InputError: no such profile, or the content is no such file.
+    """
+    if profile not in PROFILES:
+        raise InputError(f"no export profile {profile!r}: known are {', '.join(PROFILES)}")
+    if not PROFILES[profile]:
+        return Lowered(content, {})
+    graph = TfliteGraph(content, where)
+    rewrites = {step.__name__: step(graph) for step in PROFILES[profile]}
+    return Lowered(graph.to_bytes() if any(rewrites.values()) else content, rewrites)
