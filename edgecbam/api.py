@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from edgecbam import artifacts
 from edgecbam.errors import EnvironmentFailure, GateFailed, InputError, MissingPackage
 from edgecbam.events import Event, OnEvent, ignore
-from edgecbam.recipe import Recipe
+from edgecbam.recipe import Recipe, override, to_toml
 
 if TYPE_CHECKING:
     from edgecbam.datasets import Dataset
@@ -38,6 +38,7 @@ TRAIN_PACKAGES = {
 CALIBRATION_BATCH = 64
 MODEL_FILE = "model.keras"
 QAT_FILE = "model_qat.weights.h5"
+_WIDENED = "output range widened, its requantization scale of {:.0f} was more than LiteRT's kernels hold"
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
     _require_tensorflow("quantization-aware training")
     import numpy as np
 
-    from edgecbam import quantization, training
+    from edgecbam import quantization, requantization, training
 
     recipe, dataset, described = _open_data(run, on_event)
     settings = dataclasses.replace(
@@ -193,7 +194,15 @@ def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
     inputs = calibration_inputs(recipe, dataset, described)
     parts = np.array_split(inputs, max(1, len(inputs) // CALIBRATION_BATCH))
     on_event(Event("quantize", message=f"calibrating {len(inputs)} images, then {settings.epochs} epochs of QAT"))
+    widened: dict[str, float] = {}
+
+    def refresh() -> None:
+        quantization.recompute_ranges(model, twin, parts)
+        widened.clear()
+        widened.update(requantization.limit(model))
+
     quantization.calibrate(model, twin, parts)
+    requantization.limit(model)
     with artifacts.stage_folder(run, "quantize", keep=True) as folder:
         result = training.fit(
             model,
@@ -202,7 +211,7 @@ def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
             described,
             folder / "checkpoints",
             stage="quantize",
-            refresh=lambda: quantization.recompute_ranges(model, twin, parts),
+            refresh=refresh,
             on_event=on_event,
         )
         model.save_weights(folder / QAT_FILE)
@@ -210,9 +219,12 @@ def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
         figures = {
             **_accuracies(result.raw_logits, logits, dataset),
             "ranges": {name: list(bounds) for name, bounds in quantization.activation_ranges(model).items()},
+            "widened": widened,
         }
         artifacts.write_json(folder / "metrics.json", figures)
         artifacts.write_json(folder / "timing.json", {"images_per_second": result.images_per_second})
+    for name, scale in widened.items():
+        on_event(Event("quantize", message=f"{name}: {_WIDENED.format(scale)}"))
     on_event(
         Event(
             "quantize",
@@ -222,13 +234,25 @@ def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
     )
 
 
-def export(run: Path, *, on_event: OnEvent = ignore) -> None:
-    """Write every model file, samples and manifest to ``RUN/export``."""
+def export(run: Path, *, settings: Sequence[str] = (), on_event: OnEvent = ignore) -> None:
+    """Write every model file, samples and manifest to ``RUN/export``.
+
+    Args:
+        run: a run folder whose stage quantize is whole.
+        settings: ``export.key=value`` assignments that change the recipe of the run, such as
+            ``export.profile=reference``.
+        on_event: listener.
+
+    Raises:
+        InputError: a setting of another section, or of no known key or value; nothing was changed.
+    """
     artifacts.check_stage(run, "quantize")
     _require_tensorflow("exporting")
     from edgecbam import quantization, training
     from edgecbam.export import artifact_set
 
+    if settings:
+        _change_recipe(run, settings)
     recipe, dataset, described = _open_data(run, on_event)
     training.begin(recipe.train.seed)
     float_model = _load_float(run)
@@ -438,11 +462,12 @@ def _post_training(run: Path, described: dict[str, Any], inputs: Any) -> Any:
     """The float model with weights and ranges quantized, without any training: what QAT has to beat."""
     import numpy as np
 
-    from edgecbam import quantization
+    from edgecbam import quantization, requantization
 
     twin = _load_float(run)
     model = quantization.make_quantizable(twin, quantization.input_range(described))
     quantization.recompute_ranges(model, twin, np.array_split(inputs, max(1, len(inputs) // CALIBRATION_BATCH)))
+    requantization.limit(model)
     return model
 
 
@@ -504,6 +529,15 @@ def _same(given: Recipe, resolved: Recipe) -> bool:
     precision = resolved.train.precision if given.train.precision == "auto" else given.train.precision
     settings = dataclasses.replace(given.train, precision=precision)
     return dataclasses.replace(given, data=filled, train=settings) == resolved
+
+
+def _change_recipe(run: Path, settings: Sequence[str]) -> None:
+    """Change settings of the export in the recipe of a run."""
+    for setting in settings:
+        if not setting.strip().startswith("export."):
+            raise InputError(f"--set {setting!r}: an existing run can only be given another export.KEY=VALUE")
+    changed = override(artifacts.load_recipe(run), tuple(settings))
+    artifacts.write_whole(run / artifacts.RECIPE_FILE, to_toml(changed))
 
 
 def _require_tensorflow(purpose: str) -> None:

@@ -217,7 +217,12 @@ class Tensor:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What the manifest says of one model file. ``macs`` are multiply-accumulates of one inference at batch 1."""
+    """What the manifest says of one model file. ``macs`` are multiply-accumulates of one inference at batch 1.
+
+    Attributes:
+        rewrites: how often each step of the lowering found something to do; empty where it did nothing.
+        minimum_runtime: the oldest runtime that runs the file as a whole, such as ``ai-edge-litert 1.2``.
+    """
 
     sha256: str
     bytes: int
@@ -228,15 +233,19 @@ class ModelFile:
     macs: int
     parameters: int
     partitions: int | None
+    rewrites: dict[str, int]
+    minimum_runtime: str
 
 
 @dataclass(frozen=True)
 class Manifest:
     """``RUN/export/manifest.json``: the files, the classes, and how an image becomes an input.
 
-    ``preprocessing`` has the keys height, width, channels, resize, mean, std (see edgecbam.preprocessing).
+    ``preprocessing`` has the keys height, width, channels, resize, mean, std (see edgecbam.preprocessing);
+    ``profile`` is the recipe's export.profile.
     """
 
+    profile: str
     classes: tuple[str, ...]
     preprocessing: dict[str, Any]
     files: dict[str, ModelFile]
@@ -277,7 +286,12 @@ def load_manifest(folder: Path) -> Manifest:
         }
         _refuse_paths(path, files)
         return Manifest(
-            tuple(raw["classes"]), dict(raw["preprocessing"]), files, raw["recipe_digest"], dict(raw["versions"])
+            profile=raw["profile"],
+            classes=tuple(raw["classes"]),
+            preprocessing=dict(raw["preprocessing"]),
+            files=files,
+            recipe_digest=raw["recipe_digest"],
+            versions=dict(raw["versions"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is no manifest of edgecbam ({error!r}): run `edgecbam export` again") from None

@@ -51,6 +51,10 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: --set train.epochs=5.")
 ]
+ExportSetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Export it differently: --set export.profile=reference."),
+]
 SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be read.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
@@ -126,12 +130,12 @@ def quantize(run: RunArgument) -> int:
 
 
 @app.command()
-def export(run: RunArgument) -> int:
+def export(run: RunArgument, settings: ExportSetOption = None) -> int:
     """Write the .tflite and .onnx files of a run."""
     from edgecbam import api, console
 
     with console.shown_events() as on_event:
-        api.export(run, on_event=on_event)
+        api.export(run, settings=tuple(settings or ()), on_event=on_event)
     say(f"exported: {run / 'export'}; next: edgecbam verify {shlex.quote(str(run))}")
     return DONE
 

@@ -171,11 +171,13 @@ def _joins_reductions(layer: Any) -> bool:
     return all(isinstance(source, ChannelMax | ChannelMean) for source in sources)
 
 
-def _wrapped(model: Any) -> list[Any]:
+def wrapped(model: Any) -> list[Any]:
+    """The layers of a quantization-aware model that tfmot has wrapped, in order."""
     return [layer for layer in model.layers if isinstance(layer, tfmot.quantization.keras.QuantizeWrapper)]
 
 
-def _input_layer(model: Any) -> Any:
+def input_quantizer(model: Any) -> Any:
+    """The layer that quantizes the model's input."""
     for layer in model.layers:
         if type(layer).__name__ == "QuantizeLayer":
             return layer
@@ -183,7 +185,7 @@ def _input_layer(model: Any) -> Any:
 
 
 def _fix_input(model: Any, input_range: tuple[float, float]) -> None:
-    layer = _input_layer(model)
+    layer = input_quantizer(model)
     layer.quantizer = _quantizers.FixedQuantizer(
         num_bits=8, init_min=input_range[0], init_max=input_range[1], narrow_range=False
     )
@@ -191,26 +193,26 @@ def _fix_input(model: Any, input_range: tuple[float, float]) -> None:
 
 def _tie_ranges(model: Any) -> None:
     """Let every TiedRange follow the range of the tensor that was reduced."""
-    for wrapper in _wrapped(model):
+    for wrapper in wrapped(model):
         for quantizer in wrapper._output_quantizers:
             if isinstance(quantizer, TiedRange):
-                quantizer.follow(_range_before(wrapper))
+                quantizer.follow(range_before(wrapper))
 
 
-def _range_before(wrapper: Any) -> dict[str, Any]:
+def range_before(wrapper: Any) -> dict[str, Any]:
     """The range variables of the nearest layer upstream that has a range of its own, along first inputs."""
     layer = wrapper
     while True:
         tensors = layer.input if isinstance(layer.input, list) else [layer.input]
         layer = tensors[0].node.layer
-        variables = _range_variables(layer)
+        variables = range_variables(layer)
         if variables is not None:
             return variables
         if isinstance(layer, keras.layers.InputLayer):
             raise EnvironmentFailure(f"nothing before {wrapper.layer.name} has a range that it could share")
 
 
-def _range_variables(wrapper: Any) -> dict[str, Any] | None:
+def range_variables(wrapper: Any) -> dict[str, Any] | None:
     """The variables ``min_var`` and ``max_var`` of a layer's measured output range, or None where it has none."""
     activations = [a for a in getattr(wrapper, "_quantize_activations", []) if a._should_post_quantize()]
     if activations:
@@ -237,7 +239,7 @@ def calibrate(model: Any, float_model: Any, batches: Iterable[Any]) -> dict[str,
         that of the logits is larger by LOGITS_HEADROOM at each end, and what ChannelMean reduces has an even zero
         point.
     """
-    measured = [wrapper for wrapper in _wrapped(model) if _range_variables(wrapper) is not None]
+    measured = [wrapper for wrapper in wrapped(model) if range_variables(wrapper) is not None]
     outputs = {w.layer.name: _outputs_of(float_model.get_layer(w.layer.name)) for w in measured}
     probe = tf.function(keras.Model(float_model.inputs, outputs), reduce_retracing=True)
     lows: dict[str, float] = dict.fromkeys(outputs, 0.0)
@@ -255,7 +257,7 @@ def calibrate(model: Any, float_model: Any, batches: Iterable[Any]) -> dict[str,
     for name in _averaged_over_channels(model):
         ranges[name] = even_zero_point(*ranges[name])
     for wrapper in measured:
-        variables = _range_variables(wrapper)
+        variables = range_variables(wrapper)
         assert variables is not None
         low, high = ranges[wrapper.layer.name]
         variables["min_var"].assign(low)
@@ -267,7 +269,7 @@ def even_zero_point(low: float, high: float) -> tuple[float, float]:
     """The smallest range around [low, high] whose zero point in 0…255 is even; low <= 0 < high.
 
     LiteRT's MEAN and its convolutions round halves alike where the zero point is even, so that a channel mean may be
-    computed by either (see export/lowering/channel_pools.py). The range grows by at most one step.
+    computed by either (see export/lowering/channel_pools.py). The range grows by less than 1 %.
     """
     real = -low / (high - low) * 255.0
     candidates = [2 * int(real // 2), 2 * int(real // 2) + 2]
@@ -279,8 +281,8 @@ def even_zero_point(low: float, high: float) -> tuple[float, float]:
 
 def _averaged_over_channels(model: Any) -> list[str]:
     """Names of the layers whose range a ChannelMean shares with what it reduces."""
-    ranges = [_range_before(w) for w in _wrapped(model) if isinstance(w.layer, ChannelMean)]
-    names = ((w.layer.name, _range_variables(w)) for w in _wrapped(model))
+    ranges = [range_before(w) for w in wrapped(model) if isinstance(w.layer, ChannelMean)]
+    names = ((w.layer.name, range_variables(w)) for w in wrapped(model))
     shared = {id(variables["min_var"]) for variables in ranges}
     return [name for name, variables in names if variables is not None and id(variables["min_var"]) in shared]
 
@@ -298,12 +300,12 @@ def recompute_ranges(model: Any, float_model: Any, batches: list[Any]) -> None:
         float_model: its float twin; overwritten with the fake-quantized weights.
         batches: model inputs, each float32 [n, h, w, c].
     """
-    for wrapper in _wrapped(model):
+    for wrapper in wrapped(model):
         for weight, quantizer, variables in wrapper._weight_vars:
             quantizer(weight, True, weights=variables)
     _copy_to_float(model, float_model)
     reestimate_batchnorm(float_model, batches)
-    for wrapper in _wrapped(model):
+    for wrapper in wrapped(model):
         if isinstance(wrapper.layer, keras.layers.BatchNormalization):
             twin = float_model.get_layer(wrapper.layer.name)
             wrapper.layer.moving_mean.assign(twin.moving_mean)
@@ -312,7 +314,7 @@ def recompute_ranges(model: Any, float_model: Any, batches: list[Any]) -> None:
 
 
 def _copy_to_float(model: Any, float_model: Any) -> None:
-    for wrapper in _wrapped(model):
+    for wrapper in wrapped(model):
         quantized = {
             _suffix(weight): quantizer(weight, False, weights=variables)
             for weight, quantizer, variables in wrapper._weight_vars
@@ -346,7 +348,7 @@ def reestimate_batchnorm(model: Any, batches: Iterable[Any]) -> None:
 
 def activation_ranges(model: Any) -> dict[str, tuple[float, float]]:
     """(minimum, maximum) of every measured activation range, by layer name."""
-    found = ((w.layer.name, _range_variables(w)) for w in _wrapped(model))
+    found = ((w.layer.name, range_variables(w)) for w in wrapped(model))
     return {name: (float(v["min_var"]), float(v["max_var"])) for name, v in found if v is not None}
 
 

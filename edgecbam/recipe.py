@@ -22,6 +22,7 @@ import tomli_w
 from edgecbam.errors import InputError
 
 DEFAULT_RECIPE = "fashion_cbam"
+Profile = Literal["xnnpack", "compat", "reference"]
 Precision = Literal["auto", "float32", "mixed_bfloat16"]
 
 
@@ -104,8 +105,13 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What the exported files look like. ``samples_*`` cap the held-out images that travel with them."""
+    """What the exported files look like. ``samples_*`` cap the held-out images that travel with them.
 
+    ``profile`` says which ops attention becomes: ``xnnpack`` the fastest, ``compat`` those that also older runtimes
+    run in one piece, ``reference`` the paper's, unchanged. All compute the same (see docs/lowering.md).
+    """
+
+    profile: Profile = "xnnpack"
     onnx_opset: int = _bounded(17, 13, 18)
     samples_images: int = _bounded(2000, 1, 100_000)
     samples_mib: int = _bounded(64, 1, 4096)

@@ -11,7 +11,7 @@ from edgecbam.artifacts import Manifest, ModelFile, Samples, Tensor, write_whole
 from edgecbam.events import Event, OnEvent
 from edgecbam.recipe import Recipe
 
-from . import onnx_model, tflite
+from . import lowering, onnx_model, tflite
 
 TOOLS = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "tf2onnx", "onnx", "onnxruntime", "ai-edge-litert")
 
@@ -40,35 +40,55 @@ def write(
         preprocessing: as the manifest states it.
         on_event: listener.
     """
-    float_tflite = functools.cache(lambda: tflite.float32(float_model))
-    int8_tflite = functools.cache(lambda: tflite.quantized(qat_model))
-    onnx_models = functools.cache(lambda: onnx_model.convert(float_tflite(), int8_tflite(), recipe.export.onnx_opset))
-    makers: dict[str, tuple[str, Callable[[], bytes]]] = {
-        "model_fp32.tflite": ("float32", float_tflite),
-        "model_fp16.tflite": ("float16", lambda: tflite.float16(float_model)),
-        "model_dynamic.tflite": ("dynamic", lambda: tflite.dynamic_range(float_model)),
-        "model_ptq_int8.tflite": ("ptq_int8", lambda: tflite.with_io(tflite.quantized(ptq_model), "int8")),
-        "model_int8.tflite": ("int8", lambda: tflite.with_io(int8_tflite(), "int8")),
-        "model_uint8.tflite": ("int8", lambda: tflite.with_io(int8_tflite(), "uint8")),
-        "model_fp32.onnx": ("float32", lambda: onnx_models()[0].SerializeToString()),
-        "model_int8.onnx": ("int8", lambda: onnx_models()[1].SerializeToString()),
+    profile = recipe.export.profile
+
+    def lowered(content: bytes) -> lowering.Lowered:
+        return lowering.lower(content, profile)
+
+    plain_float = functools.cache(lambda: tflite.float32(float_model))
+    int8 = functools.cache(lambda: lowered(tflite.quantized(qat_model)))
+    onnx_float = functools.cache(lambda: lowering.lower_for_onnx(plain_float(), profile))
+    onnx_models = functools.cache(
+        lambda: onnx_model.convert(onnx_float().content, int8().content, recipe.export.onnx_opset)
+    )
+
+    def with_io(file: lowering.Lowered, dtype: str) -> lowering.Lowered:
+        return lowering.Lowered(tflite.with_io(file.content, dtype), file.rewrites)
+
+    makers: dict[str, tuple[str, Callable[[], lowering.Lowered]]] = {
+        "model_fp32.tflite": ("float32", lambda: lowered(plain_float())),
+        "model_fp16.tflite": ("float16", lambda: lowered(tflite.float16(float_model))),
+        "model_dynamic.tflite": ("dynamic", lambda: lowered(tflite.dynamic_range(float_model))),
+        "model_ptq_int8.tflite": ("ptq_int8", lambda: with_io(lowered(tflite.quantized(ptq_model)), "int8")),
+        "model_int8.tflite": ("int8", lambda: with_io(int8(), "int8")),
+        "model_uint8.tflite": ("int8", lambda: with_io(int8(), "uint8")),
+        "model_fp32.onnx": (
+            "float32",
+            lambda: lowering.Lowered(onnx_models()[0].SerializeToString(), onnx_float().rewrites),
+        ),
+        "model_int8.onnx": ("int8", lambda: lowering.Lowered(onnx_models()[1].SerializeToString(), int8().rewrites)),
     }
     cost = models.Cost.of(float_model)
     files = {}
     for done, (name, (precision, make)) in enumerate(makers.items(), start=1):
-        content = make()
-        write_whole(folder / name, content)
-        files[name] = _describe(folder / name, precision, cost)
-        on_event(Event("export", step=done, total=len(makers), unit="file", message=f"{name}  {len(content):,} bytes"))
+        made = make()
+        if name.endswith(".tflite"):
+            tflite.check_requantization(made.content, name)
+        write_whole(folder / name, made.content)
+        files[name] = _describe(folder / name, precision, cost, made.rewrites, recipe)
+        size = f"{len(made.content):,} bytes"
+        on_event(Event("export", step=done, total=len(makers), unit="file", message=f"{name}  {size}"))
     write_whole(folder / "labels.txt", "".join(f"{name}\n" for name in classes))
     artifacts.write_samples(folder, samples)
-    manifest = Manifest(classes, preprocessing, files, recipe.digest(), _versions())
+    manifest = Manifest(profile, classes, preprocessing, files, recipe.digest(), _versions())
     artifacts.write_manifest(folder, manifest)
     return manifest
 
 
-def _describe(path: Path, precision: str, cost: models.Cost) -> ModelFile:
-    session = runtimes.find("litert" if path.suffix == ".tflite" else "onnxruntime").open(path, threads=1)
+def _describe(path: Path, precision: str, cost: models.Cost, rewrites: dict[str, int], recipe: Recipe) -> ModelFile:
+    tflite_file = path.suffix == ".tflite"
+    session = runtimes.find("litert" if tflite_file else "onnxruntime").open(path, threads=1)
+    oldest = lowering.MINIMUM_RUNTIME[recipe.export.profile]
     try:
         ends = session.inputs[0], session.outputs[0]
         return ModelFile(
@@ -81,6 +101,8 @@ def _describe(path: Path, precision: str, cost: models.Cost) -> ModelFile:
             macs=cost.macs,
             parameters=cost.parameters,
             partitions=session.placement().get("xnnpack_partitions"),
+            rewrites=rewrites,
+            minimum_runtime=oldest if tflite_file else f"ONNX opset {recipe.export.onnx_opset}",
         )
     finally:
         session.close()

@@ -8,6 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from edgecbam.errors import InputError
+
+from .tflite_graph import TfliteGraph
+
 
 def float32(model: Any) -> bytes:
     """float32 weights and arithmetic."""
@@ -53,6 +57,23 @@ def with_io(content: bytes, dtype: str) -> bytes:
 
     io_type = tf.dtypes.as_dtype(dtype)
     return bytes(modify_model_io_type(content, io_type, io_type))
+
+
+MAX_REQUANTIZATION = 256.0  # of XNNPACK's int8 convolutions and dense layers, exclusive
+
+
+def check_requantization(content: bytes, where: str) -> None:
+    """Refuse a file that LiteRT would refuse as a whole, naming the layer.
+
+    Raises:
+        InputError: a convolution or dense layer has scale_in * scale_weight / scale_out of 256 or more.
+    """
+    for name, scale in TfliteGraph(content, where).requantization_scales().items():
+        if scale >= MAX_REQUANTIZATION:
+            raise InputError(
+                f"{where}: LiteRT cannot run the layer {name.split(';')[0]}, whose requantization scale is "
+                f"{scale:.0f} (less than 256 is possible): run `edgecbam quantize` again, which widens its output range"
+            )
 
 
 def _converter(model: Any) -> Any:

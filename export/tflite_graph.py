@@ -97,6 +97,19 @@ class TfliteGraph:
         rank = len(self.shape(int(op.inputs[0])))
         return () if value is None else tuple(sorted(int(axis) % rank for axis in np.ravel(value)))
 
+    def requantization_scales(self) -> dict[str, float]:
+        """scale_in * scale_weight / scale_out of int8 convolutions and dense layers, the largest, by output name."""
+        found = {}
+        for op in self.graph.operators:
+            if self.kind(op) not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+                continue
+            three = [self.quantization(int(t)) for t in (op.inputs[0], op.inputs[1], op.outputs[0])]
+            if self.dtype(int(op.outputs[0])) != "INT8" or None in three:
+                continue
+            source, weights, output = (float(q[0].max()) for q in three if q is not None)
+            found[self.name(int(op.outputs[0]))] = source * weights / output
+        return found
+
     def only_consumer(self, tensor: int) -> Any | None:
         """The op that reads a tensor, if there is just one and the tensor is no output of the model."""
         readers = self.consumers[tensor]
@@ -130,9 +143,7 @@ class TfliteGraph:
         quantization.quantizedDimension = 0
         self.graph.tensors[tensor].quantization = quantization
 
-    def new_op(
-        self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int = 1, **options: Any
-    ) -> Any:
+    def new_op(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int = 1, **options: Any) -> Any:
         """Make an op that is not yet in the list. ``options`` are fields of the schema's options table of the kind."""
         op = self.schema.OperatorT()
         op.opcodeIndex = self._operator_code(kind, version)

@@ -228,6 +228,7 @@ def test_json_refuses_what_is_no_json_and_writes_equal_bytes_for_equal_values(tm
 
 
 MANIFEST = Manifest(
+    profile="xnnpack",
     classes=("bag", "boot"),
     preprocessing={"height": 4, "width": 5, "channels": 1, "resize": "crop", "mean": [128.0], "std": [128.0]},
     files={
@@ -241,6 +242,8 @@ MANIFEST = Manifest(
             macs=10,
             parameters=20,
             partitions=1,
+            rewrites={"convolve_blocks": 3},
+            minimum_runtime="ai-edge-litert 1.3",
         ),
         "model_fp32.onnx": ModelFile(
             sha256="1" * 64,
@@ -252,6 +255,8 @@ MANIFEST = Manifest(
             macs=10,
             parameters=20,
             partitions=None,
+            rewrites={},
+            minimum_runtime="ONNX opset 17",
         ),
     },
     recipe_digest="2" * 64,

@@ -23,7 +23,7 @@ COMMANDS = {
     "run": ["--data", "--out", "--resume", "--overwrite", "--set", "--skip-bad"],
     "train": ["--data", "--out", "--resume", "--overwrite", "--set", "--skip-bad"],
     "quantize": [],
-    "export": [],
+    "export": ["--set"],
     "verify": [],
     "benchmark": ["--runtime", "--threads", "--baseline", "--fail-if-slower", "--quick", "--rigorous", "--out"],
     "report": [],
@@ -197,7 +197,14 @@ def test_resume_goes_on_with_the_recipe_of_the_folder(calls: Calls, tmp_path: Pa
     assert calls["run"] == ((settings, Path("old")), {"resume": True, "overwrite": False})
 
 
-@pytest.mark.parametrize("command", ["quantize", "export", "verify", "report"])
+def test_export_passes_settings_on(calls: Calls) -> None:
+    assert cli.main(["export", "my run"]) == 0
+    assert calls["export"] == ((Path("my run"),), {"settings": ()})
+    assert cli.main(["export", "my run", "--set", "export.profile=compat", "--set", "export.onnx_opset=18"]) == 0
+    assert calls["export"][1] == {"settings": ("export.profile=compat", "export.onnx_opset=18")}
+
+
+@pytest.mark.parametrize("command", ["quantize", "verify", "report"])
 def test_a_stage_alone_takes_the_run_folder(calls: Calls, command: str) -> None:
     assert cli.main([command, "my run"]) == 0
     assert calls[command] == ((Path("my run"),), {})

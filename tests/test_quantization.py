@@ -7,6 +7,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from edgecbam import models, quantization, runtimes
 from edgecbam.export import tflite
@@ -61,8 +63,32 @@ def test_every_range_covers_exactly_what_calibration_saw(pair: tuple[keras.Model
         smallest = min(0.0, min(s.min() for s in seen))
         largest = max(0.0, max(s.max() for s in seen))
         headroom = 0.05 * (largest - smallest) if name == "logits" else 0.0
+        if name.endswith("channel_scale"):
+            smallest, largest = quantization.even_zero_point(smallest, largest)
         assert low == pytest.approx(smallest - headroom, abs=1e-5)
         assert high == pytest.approx(largest + headroom, abs=1e-5)
+
+
+def test_what_a_channel_mean_reduces_has_an_even_zero_point(pair: tuple[keras.Model, keras.Model]) -> None:
+    ranges = quantization.activation_ranges(pair[0])
+    pooled = {name: bounds for name, bounds in ranges.items() if name.endswith("channel_scale")}
+    assert len(pooled) == 2
+    for low, high in pooled.values():
+        zero_point = -low / (high - low) * 255
+        assert zero_point == pytest.approx(round(zero_point), abs=1e-3)
+        assert round(zero_point) % 2 == 0
+
+
+@given(low=st.floats(-50, 0), high=st.floats(0, 50))
+def test_an_even_zero_point_costs_less_than_a_hundredth_of_the_range(low: float, high: float) -> None:
+    assume(high - low > 1e-3)
+    wide_low, wide_high = quantization.even_zero_point(low, high)
+    rounding = 1e-9 * (high - low)
+    assert wide_low <= low + rounding
+    assert wide_high >= high - rounding
+    assert wide_high - wide_low < 1.01 * (high - low)
+    zero_point = -wide_low / (wide_high - wide_low) * 255
+    assert abs(zero_point - 2 * round(zero_point / 2)) < 1e-6
 
 
 def test_relus_begin_at_zero(pair: tuple[keras.Model, keras.Model]) -> None:

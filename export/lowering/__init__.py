@@ -13,12 +13,12 @@ A pass takes only what it can do exactly, and only where it was measured to pay;
 explains them with figures.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgecbam.errors import InputError
+from edgecbam.export.tflite_graph import TfliteGraph
 
-from ..tflite_graph import TfliteGraph
 from . import blocks, channel_pools, channel_scale, clamps
 
 Pass = Callable[[TfliteGraph], int]
@@ -38,6 +38,14 @@ PROFILES: dict[str, tuple[Pass, ...]] = {
     ),
     "reference": (),
 }
+# The oldest runtime that runs an int8 file of the profile in one partition; see benchmarks/results/runtimes.json.
+MINIMUM_RUNTIME = {
+    "xnnpack": "ai-edge-litert 1.3",
+    "compat": "ai-edge-litert 1.2",
+    "reference": "ai-edge-litert 1.3",
+}
+# What ONNX Runtime runs better in float32; its int8 form is converted from the lowered .tflite file.
+ONNX_FLOAT: tuple[Pass, ...] = (blocks.convolve_blocks,)
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,19 @@ def lower(content: bytes, profile: str, where: str = "the model") -> Lowered:
     """
     if profile not in PROFILES:
         raise InputError(f"no export profile {profile!r}: known are {', '.join(PROFILES)}")
-    if not PROFILES[profile]:
+    return rewrite(content, PROFILES[profile], where)
+
+
+def lower_for_onnx(content: bytes, profile: str, where: str = "the model") -> Lowered:
+    """Rewrite a float32 .tflite file for the conversion to ONNX; arguments and errors as for ``lower``."""
+    return rewrite(content, ONNX_FLOAT, where) if profile != "reference" else lower(content, profile, where)
+
+
+def rewrite(content: bytes, passes: Sequence[Pass], where: str = "the model") -> Lowered:
+    """Run passes over a .tflite file; raises InputError as ``lower`` does."""
+    if not passes:
         return Lowered(content, {})
     graph = TfliteGraph(content, where)
-    rewrites = {step.__name__: step(graph) for step in PROFILES[profile]}
-    return Lowered(graph.to_bytes() if any(rewrites.values()) else content, rewrites)
+    found = {step.__name__: step(graph) for step in passes}
+    rewrites = {name: count for name, count in found.items() if count}
+    return Lowered(graph.to_bytes() if rewrites else content, rewrites)

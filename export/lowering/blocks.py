@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from ..tflite_graph import TfliteGraph, elements
+from edgecbam.export.tflite_graph import TfliteGraph, elements
+
 from .channel_pools import reshape
 
 BLOCK = 4
@@ -53,7 +54,10 @@ class ThinConvolution:
 
 
 def convolve_blocks(graph: TfliteGraph) -> int:
-    """Rewrite every stride-1 SAME convolution from at most 4 channels to one; returns how many."""
+    """Rewrite stride-1 SAME convolutions from at most 4 channels to one; returns how many.
+
+    On maps of two pixels and more, that is: one pixel needs no spatial convolution.
+    """
     count = 0
     for op in list(graph.graph.operators):
         found = _match(graph, op)
@@ -96,14 +100,16 @@ def _match(graph: TfliteGraph, op: Any) -> ThinConvolution | None:
     strides = options.strideH, options.strideW, options.dilationHFactor, options.dilationWFactor
     if strides != (1, 1, 1, 1) or options.padding != SAME or shape[0] != 1 or filter_shape[0] != 1:
         return None
+    if elements(shape[1:3]) == 1:  # nothing to gain, and the MLP's convolutions are of this kind
+        return None
     if filter_shape[1] != filter_shape[2] or filter_shape[1] % 2 == 0 or shape[3] > MAX_INPUT_CHANNELS:
         return None
     stored = _stored(graph, weights)
     kernel = graph.constant(stored)
-    bias_tensor = int(op.inputs[2]) if len(op.inputs) > 2 else -1
-    bias = None if bias_tensor < 0 else graph.constant(bias_tensor)
+    has_bias = len(op.inputs) > 2 and int(op.inputs[2]) >= 0
+    bias = graph.constant(_stored(graph, int(op.inputs[2]))) if has_bias else None
     types = graph.dtype(x), graph.dtype(weights)
-    if kernel is None or types not in (("INT8", "INT8"), ("FLOAT32", "FLOAT32")) or (bias is None) != (bias_tensor < 0):
+    if kernel is None or types not in (("INT8", "INT8"), ("FLOAT32", "FLOAT32")) or has_bias != (bias is not None):
         return None
     joined = graph.producer.get(x)
     together = joined is not None and graph.only_consumer(x) is op and _joins_channels(graph, joined)
@@ -206,14 +212,13 @@ def _constants(
         ops.append(graph.new_op("DEQUANTIZE", [half], [weights], graph.version(graph.producer[int(thin.op.inputs[1])])))
     if thin.bias is None:
         return [weights, -1]
-    repeated = np.repeat(thin.bias, copies)
-    return [weights, graph.add_tensor(f"{name}/bias", repeated.shape, like=int(thin.op.inputs[2]), data=repeated)]
+    tensor = int(thin.op.inputs[2])
+    repeated = np.repeat(thin.bias, copies).astype(np.int32 if graph.dtype(tensor) == "INT32" else np.float32)
+    return [weights, graph.add_tensor(f"{name}/bias", repeated.shape, like=tensor, data=repeated)]
 
 
-def _open_gate(
-    graph: TfliteGraph, thin: ThinConvolution, result: int, ops: list[Any], name: str
-) -> tuple[int, int]:
-    """Run the gate's LOGISTIC on the result as it lies; returns what is to be put into pixels, and into which tensor."""
+def _open_gate(graph: TfliteGraph, thin: ThinConvolution, result: int, ops: list[Any], name: str) -> tuple[int, int]:
+    """Run the gate's LOGISTIC on the result as it lies; returns what is to be turned into pixels, and the output."""
     if thin.gate is None:
         return result, int(thin.op.outputs[0])
     output = int(thin.gate.outputs[0])

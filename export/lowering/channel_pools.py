@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tflite_graph import TfliteGraph, elements
+from edgecbam.export.tflite_graph import TfliteGraph, elements
 
 MAX_MEAN_CHANNELS = 64
 MAX_CONVOLUTION_STEP = 8
@@ -52,7 +52,7 @@ def maximum_over_leading_axis(graph: TfliteGraph) -> int:
             continue
         x = int(op.inputs[0])
         _, height, width, channels = graph.shape(x)
-        if channels > MAX_MAXIMUM_CHANNELS.get(graph.dtype(x), 0):
+        if not 1 < channels <= MAX_MAXIMUM_CHANNELS.get(graph.dtype(x), 0):
             continue
         if not MIN_PIXELS <= height * width <= MAX_MAXIMUM_PIXELS[graph.dtype(x)]:
             continue

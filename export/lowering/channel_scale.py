@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ..tflite_graph import TfliteGraph, elements
+from edgecbam.export.tflite_graph import TfliteGraph, elements
 
 MAX_CHANNELS = 64
 MIN_PIXELS = 144
 
 
 def spread_gates(graph: TfliteGraph) -> int:
-    """Spread every channel gate that multiplies a map of at most 64 channels and at least 144 pixels; returns how many."""
+    """Spread the channel gates of maps of at most 64 channels and at least 144 pixels; returns how many."""
     count = 0
     for op in list(graph.graph.operators):
         if graph.kind(op) == "MUL" and _pays(graph, op):
@@ -43,8 +43,6 @@ def _spread(graph: TfliteGraph, op: Any, name: str) -> None:
     row = graph.add_tensor(name, (1, 1, width, channels), like=gate)
     size = graph.add_shape(f"{name}/size", (1, width))
     version = 2 if graph.dtype(gate) == "INT8" else 1
-    resize = graph.new_op(
-        "RESIZE_BILINEAR", [gate, size], [row], version, alignCorners=False, halfPixelCenters=False
-    )
+    resize = graph.new_op("RESIZE_BILINEAR", [gate, size], [row], version, alignCorners=False, halfPixelCenters=False)
     op.inputs = np.array([x, row], np.int32)
     graph.replace([op], [resize, op])

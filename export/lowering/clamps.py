@@ -3,7 +3,7 @@
 XNNPACK runs an elementwise op with a fused ReLU as two ops, the second a pass over the whole map.
 """
 
-from ..tflite_graph import TfliteGraph
+from edgecbam.export.tflite_graph import TfliteGraph
 
 ELEMENTWISE = ("ADD", "MUL", "SUB")
 RELU = 1  # ActivationFunctionType in schema.fbs

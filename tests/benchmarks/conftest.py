@@ -76,7 +76,7 @@ def run_folder(tmp_path: Path, samples: Samples) -> Path:
         shutil.copy(FIXTURES / fixture, folder / name)
         entries[name] = _entry(folder / name)
     preprocessing = {"height": 8, "width": 8, "channels": 1, "resize": "crop", "mean": [128.0], "std": [128.0]}
-    artifacts.write_manifest(folder, Manifest(("a", "b", "c"), preprocessing, entries, "0" * 64, {}))
+    artifacts.write_manifest(folder, Manifest("reference", ("a", "b", "c"), preprocessing, entries, "0" * 64, {}))
     artifacts.write_samples(folder, samples)
     return folder.parent
 
@@ -88,5 +88,15 @@ def _entry(path: Path) -> ModelFile:
     ends = [Tensor(t.name, t.shape, t.dtype, t.scale, t.zero_point) for t in (session.inputs[0], session.outputs[0])]
     precision = "int8" if "int8" in path.name else "float32"
     return ModelFile(
-        artifacts.sha256_file(path), path.stat().st_size, path.suffix[1:], precision, ends[0], ends[1], 2352, 51, None
+        artifacts.sha256_file(path),
+        path.stat().st_size,
+        path.suffix[1:],
+        precision,
+        ends[0],
+        ends[1],
+        2352,
+        51,
+        None,
+        {},
+        "",
     )
