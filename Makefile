@@ -5,6 +5,9 @@
 #   make lint      ruff and mypy
 #   make format    lay out the code
 #   make lock      renew constraints.txt
+#   make bench-lowering  what CBAM costs, plain and lowered; writes benchmarks/results/lowering.json
+#   make prove-runtimes  which runtime each file needs; writes benchmarks/results/runtimes.json
+#   make prove-runtimes-arm64  the same on emulated 64-bit Arm; writes benchmarks/results/runtimes_arm64.json
 #   make clean     remove what these targets made, runs/ aside
 #
 # PYTHON=python3.12 chooses the interpreter of the environment; VENV=dir its folder.
@@ -17,7 +20,7 @@ TYPES := build/types
 IMAGES := /usr/share/datasets/fashion-mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-data lint types format lock clean
+.PHONY: help setup demo test test-data lint types format lock bench-lowering runtime-models prove-runtimes prove-runtimes-arm64 clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -104,6 +107,22 @@ pins = {re.sub("[-_.]+", "-", p["metadata"]["name"]).lower(): p["metadata"]["ver
 print("\n".join(f"{name}=={version}" for name, version in sorted(pins.items()) if name != "edgecbam"))
 endef
 export PRINT_LOCK
+
+# Wants a quiet machine; ARGS=--quick gives a look, which is not for publication.
+bench-lowering: $(READY)
+	TF_CPP_MIN_LOG_LEVEL=3 "$(BIN)/python" -m edgecbam.export.lowering_study build/lowering
+	"$(BIN)/python" -m edgecbam.benchmarks.lowering build/lowering benchmarks/results/lowering.json $(ARGS)
+
+runtime-models: $(READY)
+	TF_CPP_MIN_LOG_LEVEL=3 "$(BIN)/python" -m edgecbam.export.runtime_models build/runtimes
+
+# Under every version of a list, each in an environment of its own: 2 GB in build/runtime-envs, downloaded once.
+prove-runtimes: runtime-models
+	"$(BIN)/python" -m edgecbam.benchmarks.runtime_proof build/runtimes benchmarks/results/runtimes.json build/runtime-envs
+
+# Needs root once, to unpack an Arm Python, and says which packages are missing.
+prove-runtimes-arm64: runtime-models
+	"$(BIN)/python" -m edgecbam.benchmarks.runtime_proof build/runtimes benchmarks/results/runtimes_arm64.json build/runtime-envs --arm64
 
 clean:
 	rm -rf "$(VENV)" build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -221,7 +221,7 @@ class ModelFile:
 
     Attributes:
         rewrites: how often each step of the lowering found something to do; empty where it did nothing.
-        minimum_runtime: the oldest runtime that runs the file as a whole, such as ``ai-edge-litert 1.2``.
+        minimum_runtime: the oldest runtime that runs the file as a whole, such as ``ai-edge-litert 1.3``.
     """
 
     sha256: str

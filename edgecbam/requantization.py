@@ -15,7 +15,7 @@ import tf_keras as keras
 from edgecbam.quantization import input_quantizer, range_before, range_variables, wrapped
 
 MAX_SCALE = 128.0  # half of what XNNPACK accepts: folding in another order must not cross its limit
-STEPS = 255.0  # of an int8 activation
+MARGIN = 1.001  # against rounding in float32
 WEIGHT_STEPS = 127.0  # on either side of zero
 
 
@@ -25,35 +25,41 @@ def scales(model: Any) -> dict[str, float]:
     Args:
         model: calibrated quantization-aware model; a BatchNorm behind a convolution is folded into its weights.
     """
-    return {name: scale for name, scale, _ in _scales(model)}
+    return {wrapper.layer.name: _scale(model, wrapper) for wrapper in _linear(model)}
 
 
 def limit(model: Any) -> dict[str, float]:
     """Widen output ranges until no requantization scale exceeds MAX_SCALE; the model is changed in place.
 
+    A wider output is a wider input of what comes next, so the layers are gone through in order, again and again until
+    nothing is left to widen. Widening keeps the zero point.
+
     Returns:
-        The scales that were too large, by the name of the convolution or dense layer.
+        The scales that were too large when they were met, by the name of the convolution or dense layer.
     """
     found: dict[str, float] = {}
-    for name, scale, output in _scales(model):
-        if scale <= MAX_SCALE:
-            continue
-        found[name] = scale
-        for bound in ("min_var", "max_var"):
-            output[bound].assign(output[bound] * (scale / MAX_SCALE) * 1.001)
+    changed = True
+    while changed:
+        changed = False
+        for wrapper in _linear(model):
+            scale = _scale(model, wrapper)
+            if scale <= MAX_SCALE:
+                continue
+            changed = True
+            found.setdefault(wrapper.layer.name, scale)
+            output = _range_after(wrapper)
+            for bound in ("min_var", "max_var"):
+                output[bound].assign(output[bound] * (scale / MAX_SCALE) * MARGIN)
     return found
 
 
-def _scales(model: Any) -> list[tuple[str, float, Any]]:
-    found = []
-    for wrapper in wrapped(model):
-        if not isinstance(wrapper.layer, keras.layers.Conv2D | keras.layers.Dense):
-            continue
-        output = _range_after(wrapper)
-        weight_step = float(np.max(_weight_ranges(wrapper))) / WEIGHT_STEPS
-        scale = _input_width(model, wrapper) / STEPS * weight_step / (_width(output) / STEPS)
-        found.append((wrapper.layer.name, scale, output))
-    return found
+def _linear(model: Any) -> list[Any]:
+    return [w for w in wrapped(model) if isinstance(w.layer, keras.layers.Conv2D | keras.layers.Dense)]
+
+
+def _scale(model: Any, wrapper: Any) -> float:
+    weight_step = float(np.max(_weight_ranges(wrapper))) / WEIGHT_STEPS
+    return _input_width(model, wrapper) * weight_step / _width(_range_after(wrapper))
 
 
 def _weight_ranges(wrapper: Any) -> np.ndarray:

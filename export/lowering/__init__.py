@@ -41,7 +41,7 @@ PROFILES: dict[str, tuple[Pass, ...]] = {
 # The oldest runtime that runs an int8 file of the profile in one partition; see benchmarks/results/runtimes.json.
 MINIMUM_RUNTIME = {
     "xnnpack": "ai-edge-litert 1.3",
-    "compat": "ai-edge-litert 1.2",
+    "compat": "ai-edge-litert 1.1",
     "reference": "ai-edge-litert 1.3",
 }
 # What ONNX Runtime runs better in float32; its int8 form is converted from the lowered .tflite file.
