@@ -30,11 +30,12 @@ def block(report: dict[str, Any]) -> str:
 
 
 def replace(text: str, new: str) -> str:
-    """The README with its table replaced; raises ValueError where the two comment lines are missing."""
-    head, begin, rest = text.partition(BEGIN)
+    """A document with the block that begins like ``new`` replaced; raises ValueError where it has none."""
+    first_line = new.partition("\n")[0]
+    head, begin, rest = text.partition(first_line)
     _, end, tail = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the file lacks the lines {BEGIN} and {END}")
+        raise ValueError(f"the file lacks the lines {first_line} and {END}")
     return head + new + tail
 
 

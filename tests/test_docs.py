@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from edgecbam import api, artifacts, cli
-from edgecbam.benchmarks import readme_table
+from edgecbam.benchmarks import lowering_table, readme_table
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -84,3 +84,11 @@ def test_the_readmes_table_is_that_of_the_committed_report() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     report = artifacts.read_json(ROOT / "benchmarks" / "results" / "demo.json")
     assert readme_table.replace(readme, readme_table.block(report)) == readme
+
+
+def test_the_tables_of_the_lowering_are_those_of_the_committed_report() -> None:
+    document = (ROOT / "docs" / "lowering.md").read_text("utf-8")
+    report = artifacts.read_json(ROOT / "benchmarks" / "results" / "lowering.json")
+    assert report["command"] == "make bench-lowering"  # in full, not the quick look
+    assert lowering_table.renew(document, report) == document
+    assert len(report["rows"]) == 30
