@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tf_keras as keras
 
+from edgecbam.errors import EnvironmentFailure
 from edgecbam.quantization import input_quantizer, range_before, range_variables, wrapped
 
 MAX_SCALE = 128.0  # half of what XNNPACK accepts: folding in another order must not cross its limit
@@ -36,6 +37,9 @@ def limit(model: Any) -> dict[str, float]:
 
     Returns:
         The scales that were too large when they were met, by the name of the convolution or dense layer.
+
+    Raises:
+        EnvironmentFailure: a range is empty, infinite or NaN.
     """
     found: dict[str, float] = {}
     changed = True
@@ -102,4 +106,8 @@ def _input_width(model: Any, wrapper: Any) -> float:
 
 def _width(variables: Any) -> float:
     width = float(variables["max_var"]) - float(variables["min_var"])
-    return width if width > 0 else math.ulp(1.0)
+    if not 0 < width < math.inf:  # widening would never end
+        raise EnvironmentFailure(
+            f"an activation range is {width:g} wide: calibrate it on images that are not all alike"
+        )
+    return width

@@ -13,8 +13,7 @@ the same integers and all copies of the kernel share its scale, so the output is
 A height or width that is no multiple of 4 is padded with zeros, as SAME padding would; padding and cutting work on
 [1, 1, h, w], whose rows are long. A map of at most 64 pixels is one matrix [h w, h w c] instead.
 
-Measured with LiteRT 2.3 on x86 (int8, microseconds for pools -> gate): 373 -> 20 at 96x96, 222 -> 16 at 75x75,
-8.7 -> 3.5 at 14x14, 3.9 -> 1.3 at 7x7 (as a matrix), with every kernel size from 1 to 11 and in float32 as well.
+It paid on x86 for every map that was tried, with kernels from 1x1 to 11x11, in int8 and in float32.
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ import pytest
 import tf_keras as keras
 
 from edgecbam import api, artifacts, models, quantization, recipe, requantization, runtimes
-from edgecbam.errors import InputError
+from edgecbam.errors import EnvironmentFailure, InputError
 from edgecbam.export import lowering, onnx_model, tflite, tflite_file
 from edgecbam.export.lowering import blocks, channel_pools, channel_scale, clamps
 from edgecbam.export.tflite_graph import TfliteGraph
@@ -389,6 +389,20 @@ def test_a_degenerate_convolution_is_widened_named_and_exported(tmp_path: Path) 
             scale = litert.session.outputs[0].scale
             assert scale is not None
             assert np.abs(real - model(image[None]).numpy()).max() <= 2.01 * scale
+
+
+def test_an_empty_or_broken_range_is_refused() -> None:
+    twin, images = degenerate_network()
+    model = quantization.make_quantizable(twin, (-1.0, 127 / 128))
+    quantization.calibrate(model, twin, [images])
+    (logits,) = (w for w in quantization.wrapped(model) if w.layer.name == "logits")
+    variables = quantization.range_variables(logits)
+    assert variables is not None
+    for low, high in ((0.0, 0.0), (float("nan"), 1.0), (0.0, float("inf"))):
+        variables["min_var"].assign(low)
+        variables["max_var"].assign(high)
+        with pytest.raises(EnvironmentFailure, match=r"an activation range is .* wide"):
+            requantization.limit(model)
 
 
 def test_requantization_scales_are_those_of_the_file() -> None:
