@@ -109,10 +109,15 @@ class ExportConfig:
 
     ``profile`` says which ops attention becomes: ``xnnpack`` the fastest, ``compat`` those that also older runtimes
     run in one piece, ``reference`` the paper's, unchanged. All compute the same (see docs/lowering.md).
+
+    ``onnx_input`` is the type of the images of .onnx files; as ``uint8`` they are the integers of model_uint8.tflite.
+    ``onnx_batch`` is how many images they take at once; 0 leaves it free.
     """
 
     profile: Profile = "xnnpack"
     onnx_opset: int = _bounded(17, 13, 18)
+    onnx_input: Literal["float32", "uint8"] = "float32"
+    onnx_batch: int = _bounded(1, 0, 1)
     samples_images: int = _bounded(2000, 1, 100_000)
     samples_mib: int = _bounded(64, 1, 4096)
 
@@ -123,6 +128,7 @@ class VerifyConfig:
 
     min_qat_agreement: float = _bounded(0.995, 0.0, 1.0)
     max_onnx_lsb: int = _bounded(1, 0, 255)
+    min_onnx_agreement: float = _bounded(0.999, 0.0, 1.0)
     max_accuracy_drop: float = _bounded(0.005, 0.0, 1.0)
     max_float_error: float = _bounded(1e-4, 0.0, 1.0)
     min_fp16_agreement: float = _bounded(0.995, 0.0, 1.0)

@@ -1,8 +1,10 @@
 """All files of ``RUN/export``. Each model file is reopened in its runtime; the manifest says what was found there."""
 
+import dataclasses
 import functools
 import importlib.metadata
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,16 @@ from edgecbam.recipe import Recipe
 
 from . import lowering, onnx_model, tflite
 
-TOOLS = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "tf2onnx", "onnx", "onnxruntime", "ai-edge-litert")
+TOOLS = (
+    "tensorflow",
+    "tf-keras",
+    "tensorflow-model-optimization",
+    "tf2onnx",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "ai-edge-litert",
+)
 
 
 def write(
@@ -46,11 +57,15 @@ def write(
         return lowering.lower(content, profile)
 
     plain_float = functools.cache(lambda: tflite.float32(float_model))
-    int8 = functools.cache(lambda: lowered(tflite.quantized(qat_model)))
-    onnx_float = functools.cache(lambda: lowering.lower_for_onnx(plain_float(), profile))
-    onnx_models = functools.cache(
-        lambda: onnx_model.convert(onnx_float().content, int8().content, recipe.export.onnx_opset)
-    )
+    plain_int8 = functools.cache(lambda: tflite.quantized(qat_model))
+    int8 = functools.cache(lambda: lowered(plain_int8()))
+    metadata = {
+        "labels": json.dumps(list(classes), ensure_ascii=False),
+        "preprocessing": json.dumps(preprocessing, sort_keys=True),
+        "recipe_digest": recipe.digest(),
+        "input_layout": "NHWC",
+    }
+    onnx_models = functools.cache(lambda: onnx_model.convert(plain_float(), plain_int8(), recipe.export, metadata))
 
     def with_io(file: lowering.Lowered, dtype: str) -> lowering.Lowered:
         return lowering.Lowered(tflite.with_io(file.content, dtype), file.rewrites)
@@ -62,11 +77,8 @@ def write(
         "model_ptq_int8.tflite": ("ptq_int8", lambda: with_io(lowered(tflite.quantized(ptq_model)), "int8")),
         "model_int8.tflite": ("int8", lambda: with_io(int8(), "int8")),
         "model_uint8.tflite": ("int8", lambda: with_io(int8(), "uint8")),
-        "model_fp32.onnx": (
-            "float32",
-            lambda: lowering.Lowered(onnx_models()[0].SerializeToString(), onnx_float().rewrites),
-        ),
-        "model_int8.onnx": ("int8", lambda: lowering.Lowered(onnx_models()[1].SerializeToString(), int8().rewrites)),
+        "model_fp32.onnx": ("float32", lambda: _serialized(onnx_models()[0])),
+        "model_int8.onnx": ("int8", lambda: _serialized(onnx_models()[1])),
     }
     cost = models.Cost.of(float_model)
     files = {}
@@ -76,6 +88,8 @@ def write(
             tflite.check_requantization(made.content, name)
         write_whole(folder / name, made.content)
         files[name] = _describe(folder / name, precision, cost, made.rewrites, recipe)
+        if files[name].input.dtype == "uint8" and name.endswith(".onnx"):  # the file itself does not say what they mean
+            files[name] = dataclasses.replace(files[name], input=_described(files[name].input, files))
         size = f"{len(made.content):,} bytes"
         on_event(Event("export", step=done, total=len(makers), unit="file", message=f"{name}  {size}"))
     write_whole(folder / "labels.txt", "".join(f"{name}\n" for name in classes))
@@ -83,6 +97,10 @@ def write(
     manifest = Manifest(profile, classes, preprocessing, files, recipe.digest(), _versions())
     artifacts.write_manifest(folder, manifest)
     return manifest
+
+
+def _serialized(converted: onnx_model.Converted) -> lowering.Lowered:
+    return lowering.Lowered(converted.model.SerializeToString(), converted.rewrites)
 
 
 def _describe(path: Path, precision: str, cost: models.Cost, rewrites: dict[str, int], recipe: Recipe) -> ModelFile:
@@ -106,6 +124,12 @@ def _describe(path: Path, precision: str, cost: models.Cost, rewrites: dict[str,
         )
     finally:
         session.close()
+
+
+def _described(tensor: Tensor, files: Mapping[str, ModelFile]) -> Tensor:
+    """The input of an .onnx file of uint8 images, which are those of model_uint8.tflite."""
+    meant = files["model_uint8.tflite"].input
+    return dataclasses.replace(tensor, scale=meant.scale, zero_point=meant.zero_point)
 
 
 def _tensor(info: runtimes.TensorInfo) -> Tensor:

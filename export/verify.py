@@ -116,7 +116,7 @@ class Evidence:
         try:
             outputs = []
             for index in range(len(self.inputs)):
-                tensor = runtimes.to_input(self.inputs[index : index + 1], session.inputs[0])
+                tensor = runtimes.to_input(self.inputs[index : index + 1], self.manifest.files[name].input)
                 outputs.append(session.run([tensor])[0])
                 if index % 200 == 199 or index + 1 == len(self.inputs):
                     done = Event("verify", step=index + 1, total=len(self.inputs), unit="image", message="")
@@ -306,6 +306,18 @@ def onnx_parity(evidence: Evidence) -> Gate:
     return Gate("onnx_parity", value <= limit, value, limit, meaning, detail)
 
 
+def onnx_agreement(evidence: Evidence) -> Gate:
+    """model_int8.onnx chooses the classes that model_int8.tflite chooses."""
+    return _agreement(
+        "onnx_agreement",
+        evidence.logits("model_int8.onnx"),
+        evidence.logits("model_int8.tflite"),
+        evidence.lsb(),
+        evidence.config.min_onnx_agreement,
+        "images on which model_int8.onnx and model_int8.tflite choose the same class (within 1 LSB counts as equal)",
+    )
+
+
 def accuracy_drop(evidence: Evidence) -> Gate:
     """int8 keeps the accuracy of the float model."""
     labels = evidence.samples.labels
@@ -327,5 +339,6 @@ GATES: tuple[Callable[[Evidence], Gate], ...] = (
     qat_agreement,
     uint8_equals_int8,
     onnx_parity,
+    onnx_agreement,
     accuracy_drop,
 )

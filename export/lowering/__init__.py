@@ -44,8 +44,6 @@ MINIMUM_RUNTIME = {
     "compat": "ai-edge-litert 1.1",
     "reference": "ai-edge-litert 1.3",
 }
-# What ONNX Runtime runs better in float32; its int8 form is converted from the lowered .tflite file.
-ONNX_FLOAT: tuple[Pass, ...] = (blocks.convolve_blocks,)
 
 
 @dataclass(frozen=True)
@@ -70,11 +68,6 @@ def lower(content: bytes, profile: str, where: str = "the model") -> Lowered:
     if profile not in PROFILES:
         raise InputError(f"no export profile {profile!r}: known are {', '.join(PROFILES)}")
     return rewrite(content, PROFILES[profile], where)
-
-
-def lower_for_onnx(content: bytes, profile: str, where: str = "the model") -> Lowered:
-    """Rewrite a float32 .tflite file for the conversion to ONNX; arguments and errors as for ``lower``."""
-    return rewrite(content, ONNX_FLOAT, where) if profile != "reference" else lower(content, profile, where)
 
 
 def rewrite(content: bytes, passes: Sequence[Pass], where: str = "the model") -> Lowered:

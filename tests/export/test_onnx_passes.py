@@ -9,12 +9,17 @@ from ai_edge_litert.interpreter import Interpreter
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecbam.export import onnx_passes
+from edgecbam.export.onnx_passes import Pass, maxima, means, shapes, unsigned
 
 SCALE, ZERO = 0.05, -3
 
 
 def make_model(
-    nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], shape: list[int], shape_out: list[int]
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, np.ndarray],
+    shape: list[int],
+    shape_out: list[int],
+    opset: int = 17,
 ) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
@@ -23,7 +28,7 @@ def make_model(
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape_out)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -33,6 +38,18 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def rewritten(model: onnx.ModelProto, *passes: Pass) -> onnx.ModelProto:
+    """The model after the passes, each of which found something to do."""
+    made, rewrites = onnx_passes.rewrite(model, passes)
+    assert set(rewrites) == {step.__name__ for step in passes}
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def kinds(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
 
 
 def mean_model(scale_out: float, zero_point: int = ZERO) -> onnx.ModelProto:
@@ -77,10 +94,9 @@ def test_average_integers_rounds_ties_as_lite_rt_does(zero_point: int) -> None:
     model = mean_model(SCALE, zero_point)
     plain = np.rint(run(model, x) / SCALE) + zero_point
     assert (plain != expected).any()  # or there would be nothing to mend
-    onnx_passes.average_integers(model)
-    onnx.checker.check_model(model, full_check=True)
+    model = rewritten(model, means.average_integers)
     np.testing.assert_array_equal(np.rint(run(model, x) / SCALE) + zero_point, expected)
-    onnx_passes.unsigned_activations(model)
+    model = rewritten(model, unsigned.unsigned_activations)
     np.testing.assert_array_equal(np.rint(run(model, x) / SCALE) + zero_point, expected)
 
 
@@ -88,7 +104,7 @@ def test_average_integers_keeps_another_scale_of_the_mean() -> None:
     x = np.random.default_rng(0).normal(0, 2, (1, 16, 40, 40)).astype(np.float32)
     model = mean_model(0.0313)
     before = run(model, x)
-    onnx_passes.average_integers(model)
+    model = rewritten(model, means.average_integers)
     steps = np.abs(run(model, x) - before) / 0.0313
     assert steps.max() < 1.01
     assert np.mean(steps > 0.5) < 0.005  # near ties alone
@@ -114,22 +130,17 @@ def test_unsigned_activations_keep_every_value_and_leave_weights_alone() -> None
     model = make_model(nodes, constants, [1, 16, 5, 5], [1, 4, 5, 5])
     x = np.random.default_rng(2).normal(0, 3, (1, 16, 5, 5)).astype(np.float32)
     before = run(model, x)
-    onnx_passes.unsigned_activations(model)
-    onnx.checker.check_model(model, full_check=True)
+    model = rewritten(model, unsigned.unsigned_activations)
     np.testing.assert_array_equal(run(model, x), before)
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    types = {
-        node.op_type + node.input[0]: values[node.input[2]].dtype.name
-        for node in model.graph.node
-        if node.op_type != "Conv"
-    }
-    assert types == {
-        "QuantizeLinearx": "uint8",
-        "DequantizeLinearq": "uint8",
-        "DequantizeLinearw": "int8",
-        "QuantizeLinearc": "uint8",
-        "DequantizeLinearcq": "uint8",
-    }
+    types = [(node.op_type, values[node.input[2]].dtype.name) for node in model.graph.node if node.op_type != "Conv"]
+    assert sorted(types) == [
+        ("DequantizeLinear", "int8"),  # the weights
+        ("DequantizeLinear", "uint8"),
+        ("DequantizeLinear", "uint8"),
+        ("QuantizeLinear", "uint8"),
+        ("QuantizeLinear", "uint8"),
+    ]
 
 
 def relu_model(zero_point: np.ndarray) -> onnx.ModelProto:
@@ -148,9 +159,90 @@ def test_a_relu_goes_only_where_the_clamp_does_its_work(zero_point: np.ndarray, 
     model = relu_model(zero_point)
     x = np.linspace(-5, 5, 50, dtype=np.float32)[None]
     before = run(model, x)
-    onnx_passes.drop_clamped_relus(model)
-    assert sum(node.op_type == "Relu" for node in model.graph.node) == left
+    model, rewrites = onnx_passes.rewrite(model, [unsigned.drop_clamped_relus])
+    assert kinds(model).count("Relu") == left == 1 - rewrites.get("drop_clamped_relus", 0)
     np.testing.assert_array_equal(run(model, x), before)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("opset", [17, 18])
+@pytest.mark.parametrize("kind", ["ReduceMax", "GlobalMaxPool", "MaxPool"])
+def test_maxima_of_integers_are_maxima(kind: str, opset: int, dtype: type) -> None:
+    attributes = {"MaxPool": {"kernel_shape": [2, 3]}, "ReduceMax": {"axes": [1]}}.get(kind, {})
+    constants = {"s": np.float32(SCALE), "z": dtype(5)}
+    inputs = ["d"]
+    if kind == "ReduceMax" and opset == 18:
+        constants["axes"] = np.array(attributes.pop("axes"), np.int64)
+        inputs.append("axes")
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node(kind, inputs, ["m"], **attributes),
+        helper.make_node("QuantizeLinear", ["m", "s", "z"], ["mq"]),
+        helper.make_node("DequantizeLinear", ["mq", "s", "z"], ["y"]),
+    ]
+    shape = {"ReduceMax": [1, 1, 6, 9], "GlobalMaxPool": [1, 4, 1, 1], "MaxPool": [1, 4, 5, 7]}[kind]
+    model = make_model(nodes, constants, [1, 4, 6, 9], shape, opset)
+    x = np.random.default_rng(3).normal(0, 3, (1, 4, 6, 9)).astype(np.float32)
+    before = run(model, x)
+    model = rewritten(model, maxima.maximum_of_integers)
+    np.testing.assert_array_equal(run(model, x), before)
+    assert kinds(model) == [
+        "QuantizeLinear",
+        "ReduceMax" if kind == "GlobalMaxPool" else kind,
+        "DequantizeLinear",
+    ]
+
+
+def test_a_maximum_that_changes_its_scale_stays() -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("ReduceMax", ["d"], ["m"], axes=[1]),
+        helper.make_node("QuantizeLinear", ["m", "so", "z"], ["mq"]),
+        helper.make_node("DequantizeLinear", ["mq", "so", "z"], ["y"]),
+    ]
+    constants = {"s": np.float32(SCALE), "so": np.float32(0.07), "z": np.uint8(5)}
+    model = make_model(nodes, constants, [1, 4, 6, 9], [1, 1, 6, 9])
+    assert onnx_passes.rewrite(model, [maxima.maximum_of_integers])[1] == {}
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(16, 5, 7), (3, 1, 1), (64, 8, 8)])
+def test_a_float_mean_by_product_is_the_mean(channels: int, height: int, width: int) -> None:
+    nodes = [helper.make_node("ReduceMean", ["x"], ["y"], axes=[1], keepdims=1)]
+    model = make_model(nodes, {}, [1, channels, height, width], [1, 1, height, width])
+    x = np.random.default_rng(4).normal(1, 3, (1, channels, height, width)).astype(np.float32)
+    made = rewritten(model, means.average_by_product)
+    assert "ReduceMean" not in kinds(made)
+    np.testing.assert_allclose(run(made, x), x.mean(1, keepdims=True), rtol=1e-5, atol=1e-6)
+
+
+def test_reshapes_merge_and_those_that_do_nothing_go() -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "a"], ["r"]),
+        helper.make_node("Reshape", ["r", "b"], ["t"]),
+        helper.make_node("Reshape", ["t", "b"], ["u"]),
+        helper.make_node("Relu", ["u"], ["y"]),
+    ]
+    constants = {"a": np.array([1, 6, 4]), "b": np.array([1, 3, 8])}
+    model = make_model(nodes, constants, [1, 2, 12], [1, 3, 8])
+    x = np.random.default_rng(5).normal(size=(1, 2, 12)).astype(np.float32)
+    made = rewritten(model, shapes.free_batch, shapes.merge_reshapes)
+    assert kinds(made) == ["Reshape", "Relu"]
+    np.testing.assert_array_equal(run(made, x), run(model, x))
+
+
+def test_a_reshape_that_mixes_the_batch_in_is_left_alone() -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "a"], ["r"]),
+        helper.make_node("Reshape", ["r", "b"], ["t"]),
+        helper.make_node("Relu", ["t"], ["y"]),
+    ]
+    model = make_model(nodes, {"a": np.array([2, 12]), "b": np.array([0, 3, 4])}, [1, 24], [2, 3, 4])
+    x = np.arange(-12, 12, dtype=np.float32)[None]
+    before = run(model, x)
+    made, _ = onnx_passes.rewrite(model, [shapes.free_batch, shapes.merge_reshapes])
+    np.testing.assert_array_equal(run(made, x), before)
 
 
 def test_the_ends_are_renamed_everywhere() -> None:
