@@ -41,13 +41,19 @@ Start = Callable[[dict[str, Any]], Child]
 
 @dataclass
 class Outcome:
-    """What became of one cell. ``samples_ns`` holds [rounds, runs] for each process that went through."""
+    """What became of one cell. ``samples_ns`` holds [rounds, runs] for each process that went through.
+
+    ``nodes`` counts those on integers and in float; where the runtime should have told and did not, it is None and
+    ``nodes_reason`` says why. That is no failure of the cell.
+    """
 
     status: str = "ok"
     reason: str = ""
     opened: list[dict[str, Any]] = field(default_factory=list)
     check: dict[str, Any] | None = None
     samples_ns: list[list[list[int]]] = field(default_factory=list)
+    nodes: dict[str, Any] | None = None
+    nodes_reason: str = ""
 
 
 def benchmark_models(
@@ -222,6 +228,16 @@ def _run_session(
             on_event(Event(STAGE, step=number * protocol.rounds + round_number + 1, total=total, unit="round"))
         for key in children:
             outcomes[key].samples_ns.append(samples[key])
+        for cell in cells if number == 0 else ():  # it opens the file a second time: nothing is timed any more
+            if cell.key in children and not cell.control and runtimes.find(cell.runtime).nodes is not None:
+                _ask_nodes(children[cell.key], outcomes[cell.key], protocol.timeout_s)
+
+
+def _ask_nodes(child: Child, outcome: Outcome, timeout_s: float) -> None:
+    try:
+        outcome.nodes = child.ask({"command": "nodes"}, timeout_s)["nodes"]
+    except ChildFailed as failure:
+        outcome.nodes_reason = failure.reason
 
 
 def _groups(keys: list[str], size: int) -> list[list[str]]:
@@ -267,6 +283,8 @@ def _result(cell: Cell, outcome: Outcome, sizes: dict[str, int]) -> dict[str, An
         "latency_ms": statistics.latency(outcome.samples_ns) if ok else None,
         "memory": _memory(outcome.opened) if ok else None,
         "placement": outcome.opened[0]["placement"] if outcome.opened else None,
+        "nodes": outcome.nodes,
+        "nodes_reason": outcome.nodes_reason,
     }
 
 

@@ -133,7 +133,7 @@ def tables(report: dict[str, Any], verification: dict[str, Any] | None, told: Ta
     if failed:
         cells = tuple((row["model"], row["runtime"], row["status"], row["reason"]) for row in failed)
         made.append(Table("Not measured", ("Model", "Runtime", "Status", "Reason"), cells))
-    made.append(_memory(report))
+    made += [_nodes_in_float(report), _memory(report)]
     if verification is not None:
         made.append(_gates(verification))
     made += [_controls(report), _environment(report), _protocol(report)]
@@ -164,11 +164,23 @@ def _results(report: dict[str, Any]) -> Table:
                 _percent(row["agreement"]),
                 _with_interval(latency, "p50") if latency else "–",
                 _with_interval(latency, "p90") if latency else "–",
+                _integer_nodes(row),
                 speed_up,
                 verdict if row["status"] == "ok" else row["status"],
             )
         )
-    columns = ("Model", "Runtime", "KiB", "Top-1", "Agreement", "p50 ms", "p90 ms", "Speed-up", "Verdict")
+    columns = (
+        "Model",
+        "Runtime",
+        "KiB",
+        "Top-1",
+        "Agreement",
+        "p50 ms",
+        "p90 ms",
+        "Integer nodes",
+        "Speed-up",
+        "Verdict",
+    )
     notes = [
         "Speed-up: baseline latency / latency on the same runtime, paired round by round (so not the quotient of the "
         "p50 column), with its 95 % interval. Faster or slower: the whole interval differs from 1 by over 1 %."
@@ -179,6 +191,11 @@ def _results(report: dict[str, Any]) -> Table:
         notes.append(f"Top-1 and agreement with Keras: on {counts} held-out images, checked before anything was timed.")
     if any(row["status"] == "ok" and not _checked(row) for row in report["results"]):
         notes.append("Accuracy and parity were not checked for want of references: these are bare model files.")
+    if any(_counted(row) for row in report["results"]):
+        notes.append(
+            "Integer nodes: of the nodes that ONNX Runtime runs after its own optimisation, those whose data are "
+            "integers; nodes that handle shapes alone are left out."
+        )
     if compared and any(row[-1] == "–" for row in rows):
         notes.append("Rows without a verdict: the baseline was not measured on their runtime.")
     return _without_empty_columns(Table("Results", columns, tuple(rows), tuple(notes)))
@@ -188,6 +205,30 @@ def _without_empty_columns(table: Table) -> Table:
     keep = [i for i in range(len(table.columns)) if any(row[i] != "–" for row in table.rows)]
     rows = tuple(tuple(row[i] for i in keep) for row in table.rows)
     return Table(table.title, tuple(table.columns[i] for i in keep), rows, table.notes)
+
+
+def _counted(row: dict[str, Any]) -> dict[str, Any] | None:
+    """The nodes of a result; None where the runtime does not tell, or the report was made before it was asked."""
+    nodes: dict[str, Any] | None = row.get("nodes")
+    return nodes
+
+
+def _integer_nodes(row: dict[str, Any]) -> str:
+    """``52/55``: nodes on integers, of those on integers or in float."""
+    nodes = _counted(row)
+    return "–" if nodes is None else f"{nodes['integer']}/{nodes['integer'] + nodes['float']}"
+
+
+def _nodes_in_float(report: dict[str, Any]) -> Table:
+    rows = []
+    for row in report["results"]:
+        nodes = _counted(row)
+        if nodes is not None:
+            rows += [(row["model"], e["op"], str(e["count"]), e["reason"]) for e in nodes["in_float"]]
+        elif row.get("nodes_reason"):
+            rows.append((row["model"], "unknown", "–", row["nodes_reason"]))
+    notes = ("On ONNX Runtime, from a trace of one inference after all timed ones. Each node's name: report.json.",)
+    return Table("Nodes in float", ("Model", "Op", "Count", "Reason"), tuple(rows), notes)
 
 
 def _checked(row: dict[str, Any]) -> bool:

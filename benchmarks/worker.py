@@ -4,6 +4,7 @@
     {"command": "check", "images": n}   -> parity, accuracy, agreement
     {"command": "warm", "runs": n}
     {"command": "block", "lead_in": n, "runs": n}   -> {"ns": […]}
+    {"command": "nodes"}                -> {"nodes": …}, for runtimes that tell; a second session, so after all blocks
     {"command": "close"}
 
 The first line it reads is the Task, the first it writes says that the runtime is imported. Runtimes write to standard
@@ -111,6 +112,8 @@ def _serve(task: Task, commands: "queue.Queue[dict[str, Any]]", replies: TextIO)
         elif name == "block":
             _block(session, command["lead_in"])
             _reply(replies, {"ns": _block(session, command["runs"])})
+        elif name == "nodes" and runtime.nodes is not None:
+            _reply(replies, {"nodes": runtime.nodes(Path(task.model), task.threads, timing_inputs)})
         else:
             raise ValueError(f"no command {name}")
     if session is not None:

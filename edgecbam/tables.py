@@ -5,6 +5,9 @@ from pathlib import PurePath
 from typing import Any, Protocol
 
 from edgecbam.console import WIDTH, fold, printable, shortened
+from edgecbam.runtimes.onnx_nodes import FLOAT_MODEL
+
+INTEGERS = "int"
 
 
 class GateLike(Protocol):
@@ -65,16 +68,24 @@ def figure(value: Any) -> str:
 def results_table(report: Mapping[str, Any]) -> str:
     """The cells of a benchmark report: accuracy, size, median latency, and speed-up with its 95 % interval.
 
-    The speed-up is baseline / candidate latency on the same runtime. A cell without figures shows its status and
-    reason instead. Below stands what the protocol is good for, and every reason that the table had to cut.
+    The speed-up is baseline / candidate latency on the same runtime; ``int`` is how many nodes run on integers, of
+    those on integers or in float, where a runtime tells. A cell without figures shows its status and reason instead.
+    Below stand the nodes that stay in float in quantized models and why, every reason that the table had to cut, and
+    what the protocol is good for.
     """
     compared = candidates(report)
     rows = [_result_row(row, compared) for row in report["results"]]
-    header = ("model", "runtime", "top-1 %", "KiB", "p50 ms", "speed-up", "verdict")
-    text = table(header, rows, frozenset({2, 3, 4}))
+    header: tuple[str, ...] = ("model", "runtime", "top-1 %", "KiB", INTEGERS, "p50 ms", "speed-up", "verdict")
+    if not any(row.get("nodes") for row in report["results"]):  # no runtime told, or the report is older than this
+        column = header.index(INTEGERS)
+        header, *rows = [
+            row[:column] + row[column + 1 :] if len(row) == len(header) else row for row in (header, *rows)
+        ]
+    text = table(header, rows, frozenset(range(2, header.index("speed-up"))))
     reasons = dict.fromkeys(printable(row["reason"]) for row in report["results"] if row["reason"])
     cut = [fold(reason) for reason in reasons if reason not in text]
-    return "\n".join([text, *cut, fold(printable(report["protocol"]["note"]))])
+    in_float = [fold(line) for line in map(_in_float, report["results"]) if line]
+    return "\n".join([text, *in_float, *cut, fold(printable(report["protocol"]["note"]))])
 
 
 def candidates(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -82,8 +93,28 @@ def candidates(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [comparison for comparison in report["comparisons"] if comparison["kind"] == "candidate"]
 
 
+def _in_float(row: Mapping[str, Any]) -> str:
+    """The float nodes of a quantized model by reason, on one line; nothing for a float model."""
+    nodes, name = row.get("nodes"), _short_name(row)
+    if nodes is None:
+        reason = row.get("nodes_reason")
+        return printable(f"{name}: nodes in float unknown: {reason}") if reason else ""
+    by_reason: dict[str, list[str]] = {}
+    for entry in nodes["in_float"]:
+        if entry["reason"] == FLOAT_MODEL:
+            return ""
+        times = "" if entry["count"] == 1 else f"{entry['count']} "
+        by_reason.setdefault(entry["reason"], []).append(times + entry["op"])
+    texts = [f"{', '.join(ops)} ({reason})" for reason, ops in by_reason.items()]
+    return printable(f"{name}, in float: {'; '.join(texts)}") if texts else ""
+
+
+def _short_name(row: Mapping[str, Any]) -> str:
+    return printable(PurePath(row["model"]).name).removeprefix("model_")
+
+
 def _result_row(row: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    name = printable(PurePath(row["model"]).name).removeprefix("model_")
+    name, nodes = _short_name(row), row.get("nodes")
     latency = row["latency_ms"]
     if row["status"] != "ok" or latency is None:
         reason = printable(row["reason"] or "")
@@ -94,6 +125,7 @@ def _result_row(row: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) -
         row["runtime"],
         percent(row["accuracy"]),
         "-" if size is None else f"{size / 1024:.0f}",
+        "-" if nodes is None else f"{nodes['integer']}/{nodes['integer'] + nodes['float']}",
         f"{latency['p50']:.3g}",
     )
     here = [c for c in compared if all(c[key] == row[key] for key in ("runtime", "device", "threads"))]

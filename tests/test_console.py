@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edgecbam import console, tables
 from edgecbam.events import Event
+from edgecbam.runtimes.onnx_nodes import FLOAT_MODEL
 
 Listener = TypeVar("Listener", console.Bars, console.PlainLines)
 
@@ -260,3 +261,56 @@ def test_a_model_is_compared_on_its_own_runtime_only() -> None:
     report = {"protocol": {"note": "a look"}, "results": rows, "comparisons": [compared]}
     lines = tables.results_table(report).split("\n")[1:-1]
     assert [line.split()[-1] for line in lines] == ["-", "-", "baseline", "faster"]
+
+
+def measured(model: str, runtime: str, nodes: dict[str, object] | None) -> dict[str, object]:
+    return {
+        "model": f"model_{model}",
+        "runtime": runtime,
+        "device": "cpu",
+        "threads": 1,
+        "status": "ok",
+        "reason": "",
+        "accuracy": 0.918,
+        "bytes": 394300,
+        "latency_ms": {"p50": 0.1234},
+        "nodes": nodes,
+        "nodes_reason": "",
+    }
+
+
+def test_nodes_on_integers_have_a_column_that_fits_and_those_in_float_a_line() -> None:
+    def entry(op: str, count: int, reason: str) -> dict[str, object]:
+        return {"op": op, "count": count, "reason": reason, "names": ["n"] * count}
+
+    listed = [entry("QuantizeLinear", 1, "converts the input"), entry("Tanh", 2, "why"), entry("Erf", 1, "why")]
+    rows = [
+        measured("ptq_int8.tflite", "litert", None),
+        measured("fp32.onnx", "onnxruntime", {"integer": 0, "float": 40, "in_float": [entry("all", 40, FLOAT_MODEL)]}),
+        measured("int8.onnx", "onnxruntime", {"integer": 152, "float": 4, "other": 9, "in_float": listed}),
+    ]
+    compared = {"kind": "candidate", "device": "cpu", "threads": 1, "verdict": "inconclusive"} | {
+        "baseline": "model_fp32.onnx",
+        "candidate": "model_int8.onnx",
+        "runtime": "onnxruntime",
+        "ratio": {"value": 1.0, "low": 0.96, "high": 1.05},
+    }
+    report = {"protocol": {"note": "a look"}, "results": rows, "comparisons": [compared]}
+    lines = tables.results_table(report).split("\n")
+    assert all(len(line) <= 80 for line in lines)
+    column = lines[0].split().index("int") - 1  # "top-1 %" is two words
+    assert [line.split()[column] for line in lines[1:4]] == ["-", "0/40", "152/156"]
+    assert lines[3].startswith("int8.onnx ")
+    assert lines[3].endswith("1.00 (0.95-1.04) inconclusive")
+    assert lines[4:] == ["int8.onnx, in float: QuantizeLinear (converts the input); 2 Tanh, Erf (why)", "a look"]
+
+
+def test_without_nodes_there_is_no_column_and_a_reason_for_it_is_told() -> None:
+    row = measured("int8.onnx", "onnxruntime", None)
+    report = {"protocol": {"note": "a look"}, "results": [row], "comparisons": []}
+    older = {key: value for key, value in row.items() if not key.startswith("nodes")}
+    assert tables.results_table(report) == tables.results_table({**report, "results": [older]})
+    assert " int " not in tables.results_table(report)
+    assert tables.results_table(report).split("\n")[1].endswith("385  0.123 -        -")
+    row["nodes_reason"] = "the trace lists no node"
+    assert "int8.onnx: nodes in float unknown: the trace lists no node" in tables.results_table(report)

@@ -1,5 +1,14 @@
-"""ONNX Runtime: .onnx on the CPU execution provider. (A file named onnxruntime.py would shadow the package.)"""
+"""ONNX Runtime: .onnx on the CPU execution provider. (A file named onnxruntime.py would shadow the package.)
 
+On x86-64 CPUs without VNNI its kernels for uint8 activations and int8 weights add pairs of products in 16 bits, which
+saturate: sums come out too small, silently. Its session option ``session.x64quantprecision`` makes int8 weights beyond
+±64 uint8, whose kernels are exact. It does so on CPUs with VNNI too, where nothing saturates, so this adapter sets it
+only where it is needed or where the CPU does not say, and ``placement`` tells.
+"""
+
+import json
+import platform
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgecbam.errors import InputError
+from edgecbam.runtimes import onnx_nodes
 from edgecbam.runtimes.session import (
     CannotRun,
     Runtime,
@@ -30,15 +40,19 @@ _DTYPES = {
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
 }
+_CPUINFO = Path("/proc/cpuinfo")
+_EXACT_FLAGS = {"avx512_vnni", "avx_vnni"}  # instructions that multiply uint8 by int8 into 32 bits at once
+_PRECISION_KEY = "session.x64quantprecision"
 
 
 class _OnnxRuntimeSession:
     """One InferenceSession with its inputs and outputs bound, so that ``invoke`` copies nothing."""
 
-    def __init__(self, session: Any, ort_value: Any, threads: int) -> None:
+    def __init__(self, session: Any, ort_value: Any, threads: int, precision: str) -> None:
         self._session = session
         self._ort_value = ort_value
         self._threads = threads
+        self._precision = precision
         self.inputs = tuple(_info(argument) for argument in session.get_inputs())
         self.outputs = tuple(_info(argument) for argument in session.get_outputs())
         self._binding: Any = None
@@ -67,7 +81,12 @@ class _OnnxRuntimeSession:
         return self.outputs_now()
 
     def placement(self) -> dict[str, Any]:
-        return {"device": "cpu", "providers": list(self._session.get_providers()), "threads": self._threads}
+        return {
+            "device": "cpu",
+            "providers": list(self._session.get_providers()),
+            "threads": self._threads,
+            "x64quantprecision": self._precision,
+        }
 
     def close(self) -> None:
         self._binding = None
@@ -80,23 +99,80 @@ def open_model(model: Path, threads: int = 1) -> Session:
     check_threads(threads)
     check_file(model, ONNXRUNTIME.formats)
     ort = ONNXRUNTIME.load()
+    needs_precision = saturates(platform.machine(), _read_cpuinfo())
+    session = _open(ort, model, _options(ort, threads, needs_precision))
+    unknown = [a.type for a in [*session.get_inputs(), *session.get_outputs()] if a.type not in _DTYPES]
+    if unknown:
+        raise CannotRun(f"ONNX Runtime: {model.name} has a tensor of type {unknown[0]}, which edgecbam does not feed")
+    return _OnnxRuntimeSession(session, ort.OrtValue, threads, "1" if needs_precision else "not needed")
+
+
+def count_nodes(model: Path, threads: int, arrays: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Which nodes run on integers and which in float, from the trace of one inference in a session of its own.
+
+    See NodeCounter for arguments and errors, ``onnx_nodes.count`` for the value.
+    """
+    check_threads(threads)
+    check_file(model, ONNXRUNTIME.formats)
+    ort = ONNXRUNTIME.load()
+    options = _options(ort, threads, saturates(platform.machine(), _read_cpuinfo()))
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory(prefix="edgecbam-", ignore_cleanup_errors=True) as folder:
+        options.profile_file_prefix = str(Path(folder) / "trace")
+        session = _open(ort, model, options)
+        try:
+            names = [argument.name for argument in session.get_inputs()]
+            outputs = session.run(None, dict(zip(names, arrays, strict=True)))
+            events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+            return onnx_nodes.count(events, arrays, outputs)
+        except Exception as error:  # its exceptions derive from Exception alone, and its trace is not documented
+            reason = one_line(f"{type(error).__name__}: {error}")
+            raise CannotRun(f"ONNX Runtime gives no readable trace of {model.name}: {reason}") from error
+
+
+def saturates(machine: str, cpuinfo: str | None) -> bool:
+    """Whether products of uint8 and int8 may saturate on a CPU: x86-64 without VNNI, or that does not say.
+
+    Args:
+        machine: as ``platform.machine()`` names it.
+        cpuinfo: text of /proc/cpuinfo; None where there is none.
+    """
+    if machine.lower() not in ("x86_64", "amd64"):
+        return False
+    for line in (cpuinfo or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "flags":
+            return not _EXACT_FLAGS & set(value.split())
+    return True
+
+
+def _read_cpuinfo() -> str | None:
+    try:
+        return _CPUINFO.read_text("utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def _options(ort: Any, threads: int, needs_precision: bool) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # errors only
+    if needs_precision:
+        options.add_session_config_entry(_PRECISION_KEY, "1")
+    return options
+
+
+def _open(ort: Any, model: Path, options: Any) -> Any:
     try:
-        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions derive from Exception alone
         damaged = type(error).__name__ in ("InvalidProtobuf", "InvalidGraph") or "No graph was found" in str(error)
         if damaged and "No Op registered" not in str(error):  # an operator too new or of another domain
             raise InputError(f"{model} is damaged or no .onnx model: {one_line(error)}") from None
         raise CannotRun(f"ONNX Runtime cannot run {model.name}: {one_line(error)}") from error
-    unknown = [a.type for a in [*session.get_inputs(), *session.get_outputs()] if a.type not in _DTYPES]
-    if unknown:
-        raise CannotRun(f"ONNX Runtime: {model.name} has a tensor of type {unknown[0]}, which edgecbam does not feed")
-    return _OnnxRuntimeSession(session, ort.OrtValue, threads)
 
 
 def _info(argument: Any) -> TensorInfo:
@@ -111,4 +187,5 @@ ONNXRUNTIME = Runtime(
     extra="onnxruntime",
     formats=(".onnx",),
     open=open_model,
+    nodes=count_nodes,
 )

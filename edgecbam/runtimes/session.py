@@ -84,6 +84,27 @@ class Opener(Protocol):
     def __call__(self, model: Path, threads: int = 1) -> Session: ...
 
 
+class NodeCounter(Protocol):
+    """How a runtime that can tell says which nodes of a graph, as it executes it, run on integers and which in float.
+
+    It works in a session of its own, beside one that is open, and only after whatever is timed: it runs one inference.
+
+    Args:
+        model: the file.
+        threads: threads of one inference, since they may decide what the runtime makes of the graph.
+        arrays: inputs of the model.
+
+    Returns:
+        JSON values: the numbers of nodes ``total``, ``integer``, ``float`` and ``other`` (shapes and the like), and
+        ``in_float``, a list of ``{"op", "count", "reason", "names"}``.
+
+    Raises:
+        CannotRun: the runtime did not tell.
+    """
+
+    def __call__(self, model: Path, threads: int, arrays: Sequence[np.ndarray]) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class Runtime:
     """An entry of the registry.
@@ -97,6 +118,7 @@ class Runtime:
         open: opens a model file; imports the package only then.
         devices: where it can run.
         withheld: modules that must not be importable while the package is imported.
+        nodes: counts the nodes on integers and in float; None where the runtime does not tell.
     """
 
     name: str
@@ -107,6 +129,7 @@ class Runtime:
     open: Opener
     devices: tuple[str, ...] = ("cpu",)
     withheld: tuple[str, ...] = ()
+    nodes: NodeCounter | None = None
 
     def installed(self) -> bool:
         """Whether the module is there, from whichever distribution. Imports nothing heavy."""

@@ -48,6 +48,13 @@ def test_a_run_gets_parity_accuracy_and_latency_in_every_row(run_folder: Path) -
     assert rows["model_fp32.onnx", "openvino"]["placement"]["inference_precision_hint"] == "f32"
     assert rows["model_int8.tflite", "litert"]["placement"]["xnnpack_partitions"] == 1
     assert rows["model_int8.tflite", "litert"]["parity"]["reference"] == "keras_qat"
+    told = {key: row["nodes"] for key, row in rows.items() if row["nodes"] is not None}
+    assert set(told) == {("model_fp32.onnx", "onnxruntime"), ("model_int8.onnx", "onnxruntime")}
+    assert told["model_fp32.onnx", "onnxruntime"]["integer"] == 0
+    assert told["model_int8.onnx", "onnxruntime"]["integer"] > 0
+    assert all(n["integer"] + n["float"] + n["other"] == n["total"] for n in told.values())
+    assert all(sum(entry["count"] for entry in n["in_float"]) == n["float"] for n in told.values())
+    assert {row["nodes_reason"] for row in rows.values()} == {""}
     kinds = [(c["kind"], c["runtime"], c["baseline"], c["candidate"]) for c in report["comparisons"]]
     assert kinds == [
         ("candidate", "litert", "model_fp32.tflite", "model_fp16.tflite"),

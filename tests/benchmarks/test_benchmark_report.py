@@ -210,12 +210,42 @@ def test_rows_whose_baseline_is_missing_say_why_they_have_no_verdict(report: dic
         assert "Rows without a verdict: the baseline was not measured on their runtime" in text
 
 
+def test_nodes_on_integers_are_counted_and_those_in_float_listed(report: dict[str, Any]) -> None:
+    for text in both(report, None):
+        assert "Integer nodes" not in text, "no row has them, as in reports that are older than this"
+        assert "Nodes in float" not in text
+    entry = {"op": "SpaceToDepth", "count": 3, "reason": "no integer kernel", "names": ["a", "b", "c"]}
+    nodes = {"total": 60, "integer": 52, "float": 3, "other": 5, "in_float": [entry]}
+    report["results"][1] |= {"nodes": nodes, "nodes_reason": ""}
+    report["results"][2] |= {"nodes": None, "nodes_reason": "the trace lists no node"}
+    for text in both(report, None):
+        assert "52/55" in text
+        cells = [cell.strip() for line in text.splitlines() for cell in line.split("|") if cell.strip()]
+        listed = cells[cells.index("SpaceToDepth") - 1 :]
+        assert [cell.replace("\\", "") for cell in listed[:4]] == [
+            "model_int8.tflite",
+            "SpaceToDepth",
+            "3",
+            "no integer kernel",
+        ]
+        assert [cell for cell in listed if cell == "the trace lists no node"]
+    nodes["in_float"] = []
+    report["results"][2]["nodes_reason"] = ""
+    for text in both(report, None):
+        assert "Nodes in float" not in text, "nothing is in float"
+
+
 def test_hostile_strings_stay_text(report: dict[str, Any], verification: dict[str, Any]) -> None:
+    for entry in report["results"]:
+        listed = {"op": "Conv", "count": 1, "reason": "it did not fuse", "names": ["n"]}
+        entry["nodes"] = {"total": 1, "integer": 0, "float": 1, "other": 0, "in_float": [listed]}
     clean = Page(reports.html(report, verification)).tags
     hostile, gates = copy.deepcopy(report), copy.deepcopy(verification)
     for entry in hostile["results"]:
         entry["model"] += EVIL
         entry["reason"] += EVIL + '"\n| x |'
+        if entry["nodes"]:
+            entry["nodes"]["in_float"][0] |= {"op": EVIL, "reason": EVIL}
     for entry in hostile["comparisons"]:
         entry["candidate"] += EVIL
         entry["baseline"] += EVIL

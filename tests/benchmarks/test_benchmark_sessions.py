@@ -55,6 +55,8 @@ class FakeChild:
             self.clock[0] += 1
             speed = {"fast": 500, "slow": 1000}[self.name]
             self.pending = {"ns": [speed * self.clock[0]] * message["runs"]}
+        elif message["command"] == "nodes":
+            self.pending = {"nodes": {"total": 1}}
 
     def hear(self, timeout_s: float) -> dict[str, Any]:
         return self.pending
@@ -116,6 +118,42 @@ def test_nothing_is_timed_before_all_are_ready(tmp_path: Path, fake: Any) -> Non
     steps = [command for _, _, command in log]
     assert steps[:9] == ["open"] * 3 + ["check"] * 3 + ["warm"] * 3
     assert set(steps[9:]) == {"block"}
+
+
+def test_nodes_are_asked_for_once_and_after_all_blocks_of_a_session(tmp_path: Path, fake: Any) -> None:
+    start, log, _ = fake
+    protocol = dataclasses.replace(find_protocol("quick"), processes=2)
+    cells = [dataclasses.replace(cell, runtime="onnxruntime") for cell in fake_cells(tmp_path)]
+    report = measure.measure(cells, [], ["onnxruntime"], protocol, start=start)
+    steps = [command for _, _, command in log]
+    first = steps.index("nodes")
+    assert steps[first : first + 3] == ["nodes", "nodes", "open"], "two cells without their control, then new processes"
+    assert steps.count("block") == 2 * steps[:first].count("block")
+    assert steps.count("nodes") == 2
+    assert [row["nodes"] for row in report["results"]] == [{"total": 1}] * 2
+
+
+class HangsAtNodes(Child):
+    """Is waited for only so long as it takes to see that it hangs."""
+
+    def ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        return super().ask(message, 0.5 if message["command"] == "nodes" else timeout_s)
+
+
+@pytest.mark.parametrize("fault", ["crash", "exit", "junk", "list", "input", "unsupported", "hang"])
+def test_a_runtime_that_does_not_tell_its_nodes_costs_no_row(
+    tmp_path: Path, tiny_protocol: Protocol, planted: Planted, fault: str
+) -> None:
+    def start(task: dict[str, Any]) -> Child:
+        return HangsAtNodes(task, PLANTED_COMMAND) if "hang" in task["model"] else planted(task)
+
+    names = ["fine_1000.tflite", f"{fault}_nodes.tflite"]
+    cells = [dataclasses.replace(cell(name, tmp_path), runtime="onnxruntime") for name in names]
+    told, silent = measure.measure(cells, [], ["onnxruntime"], tiny_protocol, start=start)["results"]
+    assert (told["nodes"]["integer"], told["nodes_reason"]) == (2, "")
+    assert (silent["status"], silent["reason"], silent["latency_ms"]["n"]) == ("ok", "", 2 * 2 * 3)
+    assert silent["nodes"] is None
+    assert silent["nodes_reason"]
 
 
 def test_interleaving_cancels_a_clock_that_drifts(tmp_path: Path, fake: Any) -> None:
