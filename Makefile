@@ -8,6 +8,7 @@
 #   make bench-lowering  what CBAM costs, plain and lowered; writes benchmarks/results/lowering.json
 #   make prove-runtimes  which runtime each file needs; writes benchmarks/results/runtimes.json
 #   make prove-runtimes-arm64  the same on emulated 64-bit Arm; writes benchmarks/results/runtimes_arm64.json
+#   make prove-saturation  what processors without VNNI compute; writes benchmarks/results/saturation.json
 #   make clean     remove what these targets made, runs/ aside
 #
 # PYTHON=python3.12 chooses the interpreter of the environment; VENV=dir its folder.
@@ -18,9 +19,11 @@ READY := $(VENV)/.ready
 LOCK_ENV := build/lock-env
 TYPES := build/types
 IMAGES := /usr/share/datasets/fashion-mnist
+WEB := build/web
+WEB_PINS := tests/consumers/web
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-data lint types format lock bench-lowering runtime-models prove-runtimes prove-runtimes-arm64 clean
+.PHONY: help setup demo test test-data test-web lint types format lock bench-lowering runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -75,7 +78,24 @@ test-data:
 	  fi; \
 	fi
 
-test: $(READY) test-data
+# ONNX Runtime's WebAssembly backend, pinned by package-lock.json; tests run the exported ONNX file in it under Node.
+test-web:
+	@missing=; \
+	command -v node >/dev/null 2>&1 || missing="nodejs"; \
+	command -v npm >/dev/null 2>&1 || missing="$$missing npm"; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	  echo "make: installing $$missing, for the tests in WebAssembly"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing && missing=; \
+	fi; \
+	if [ -n "$$missing" ]; then \
+	  echo "make: missing, and the tests in WebAssembly will fail: sudo apt-get install $$missing" >&2; \
+	elif ! cmp -s "$(WEB_PINS)/package-lock.json" "$(WEB)/.ready"; then \
+	  rm -rf "$(WEB)" && mkdir -p "$(WEB)" && cp "$(WEB_PINS)"/package*.json "$(WEB_PINS)/.npmrc" "$(WEB)" && \
+	  (cd "$(WEB)" && npm ci) && cp "$(WEB)/package-lock.json" "$(WEB)/.ready" || \
+	    echo "make: could not install onnxruntime-web: the tests in WebAssembly will fail" >&2; \
+	fi
+
+test: $(READY) test-data test-web
 	"$(BIN)/python" -m pytest $(ARGS)
 
 lint: $(READY) types
@@ -123,6 +143,10 @@ prove-runtimes: runtime-models
 # Needs root once, to unpack an Arm Python, and says which packages are missing.
 prove-runtimes-arm64: runtime-models
 	"$(BIN)/python" -m edgecbam.benchmarks.runtime_proof build/runtimes benchmarks/results/runtimes_arm64.json build/runtime-envs --arm64
+
+# Needs Debian's qemu-user.
+prove-saturation: $(READY)
+	"$(BIN)/python" -P tests/consumers/saturation.py benchmarks/results/saturation.json
 
 clean:
 	rm -rf "$(VENV)" build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

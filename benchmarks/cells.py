@@ -20,6 +20,7 @@ RUN_FILES: dict[str, tuple[str, ...]] = {
     ),
     "onnxruntime": ("model_fp32.onnx", "model_int8.onnx"),
     "openvino": ("model_fp32.onnx", "model_int8.onnx"),
+    "openvino_bf16": ("model_fp32.onnx", "model_int8.onnx"),
 }
 
 

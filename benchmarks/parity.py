@@ -14,7 +14,7 @@ import numpy as np
 from edgecbam import artifacts, metrics
 from edgecbam.artifacts import Samples
 from edgecbam.errors import InputError
-from edgecbam.runtimes import Session, TensorInfo, to_input, to_real
+from edgecbam.runtimes import Session, TensorInfo, described, to_input, to_real
 
 RANDOM_INPUTS = 8
 
@@ -71,13 +71,6 @@ def run_inputs(folder: Path, file: str, session: Session, count: int) -> tuple[l
     info = described(session.inputs[0], manifest.files[file].input)
     real = preprocessing.normalize(samples.images[:count], manifest.preprocessing)
     return [to_input(to_layout(image[None], info.shape), info) for image in real], samples
-
-
-def described(info: TensorInfo, tensor: artifacts.Tensor) -> TensorInfo:
-    """A tensor with the manifest's scale and zero point where the file does not say."""
-    if info.scale is not None or np.dtype(info.dtype).kind not in "iu":
-        return info
-    return TensorInfo(info.name, info.shape, info.dtype, tensor.scale, tensor.zero_point)
 
 
 def to_layout(batch: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -115,8 +115,9 @@ class Evidence:
         session = runtimes.find(runtime).open(self.folder / name, threads=1)
         try:
             outputs = []
+            source = runtimes.described(session.inputs[0], self.manifest.files[name].input)
             for index in range(len(self.inputs)):
-                tensor = runtimes.to_input(self.inputs[index : index + 1], self.manifest.files[name].input)
+                tensor = runtimes.to_input(self.inputs[index : index + 1], source)
                 outputs.append(session.run([tensor])[0])
                 if index % 200 == 199 or index + 1 == len(self.inputs):
                     done = Event("verify", step=index + 1, total=len(self.inputs), unit="image", message="")

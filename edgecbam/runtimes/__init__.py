@@ -11,8 +11,8 @@ import difflib
 from edgecbam.errors import InputError
 from edgecbam.runtimes.litert import LITERT
 from edgecbam.runtimes.onnx_runtime import ONNXRUNTIME
-from edgecbam.runtimes.openvino_runtime import OPENVINO
-from edgecbam.runtimes.quantized import to_input, to_real
+from edgecbam.runtimes.openvino_runtime import OPENVINO, OPENVINO_BF16
+from edgecbam.runtimes.quantized import described, to_input, to_real
 from edgecbam.runtimes.session import CannotRun, Opener, Runtime, Session, TensorInfo, check_file
 
 __all__ = [
@@ -24,13 +24,14 @@ __all__ = [
     "TensorInfo",
     "available",
     "check_file",
+    "described",
     "find",
     "readers",
     "to_input",
     "to_real",
 ]
 
-RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (LITERT, ONNXRUNTIME, OPENVINO)}
+RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (LITERT, ONNXRUNTIME, OPENVINO, OPENVINO_BF16)}
 
 
 def find(name: str) -> Runtime:

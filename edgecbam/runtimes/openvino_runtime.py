@@ -1,12 +1,14 @@
 """OpenVINO: .onnx and .tflite on the CPU. (A file named openvino.py would shadow the package.)
 
 On CPUs with AMX it runs float models in bfloat16 unless told otherwise, which would make a float row a lie: this
-adapter asks for ``INFERENCE_PRECISION_HINT=f32`` and ``placement`` says so.
+adapter asks for ``INFERENCE_PRECISION_HINT=f32`` and ``placement`` says so. ``openvino_bf16`` is the same runtime asked
+for bfloat16. Where the CPU has none, OpenVINO takes that request, says bf16, and runs something else: it is refused.
 
 Importing OpenVINO starts a process that reports the import to an analytics server. That is nobody's business and
 disturbs a measurement, so the module that does it is withheld during the import; OpenVINO then takes its own stub.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,11 +73,22 @@ class _OpenVinoSession:
 
 
 def open_model(model: Path, threads: int = 1) -> Session:
-    """Open an .onnx or .tflite file with one stream of ``threads`` threads; see Opener for the errors."""
+    """Open an .onnx or .tflite file with one stream of ``threads`` threads, in float32; see Opener for the errors."""
+    return _open(model, threads, "f32")
+
+
+def open_bfloat16(model: Path, threads: int = 1) -> Session:
+    """As ``open_model``, with float operations in bfloat16; raises CannotRun where the CPU has none."""
+    return _open(model, threads, "bf16")
+
+
+def _open(model: Path, threads: int, precision: str) -> Session:
     check_threads(threads)
     check_file(model, OPENVINO.formats)
     openvino = OPENVINO.load()
     core = openvino.Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise CannotRun("this CPU has no bfloat16")
     try:
         network = core.read_model(str(model))
     except RuntimeError as error:
@@ -83,7 +96,7 @@ def open_model(model: Path, threads: int = 1) -> Session:
             raise CannotRun(f"OpenVINO cannot run {model.name}: {_last_line(error)}") from error
         raise InputError(f"{model} is damaged or not readable by OpenVINO: {_last_line(error)}") from None
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": threads,
@@ -115,3 +128,4 @@ OPENVINO = Runtime(
     open=open_model,
     withheld=("openvino_telemetry",),
 )
+OPENVINO_BF16 = dataclasses.replace(OPENVINO, name="openvino_bf16", open=open_bfloat16)

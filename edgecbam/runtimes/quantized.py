@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgecbam.errors import InputError
+from edgecbam.runtimes.session import TensorInfo
 
 
 class Quantized(Protocol):
@@ -55,6 +56,13 @@ def to_real(array: ArrayLike, tensor: Quantized) -> NDArray[np.float32]:
         return values.astype(np.float32)
     scale, zero_point = _parameters(tensor)
     return (scale * (values.astype(np.float64) - zero_point)).astype(np.float32)
+
+
+def described(info: TensorInfo, tensor: Quantized) -> TensorInfo:
+    """A tensor of an open model, with the scale and zero point of ``tensor`` where it holds integers and says neither."""
+    if info.scale is not None or np.dtype(info.dtype).kind not in "iu":
+        return info
+    return TensorInfo(info.name, info.shape, info.dtype, tensor.scale, tensor.zero_point)
 
 
 def _parameters(tensor: Quantized) -> tuple[float, int]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from edgecbam import artifacts
 from edgecbam.benchmarks import parity
 from edgecbam.benchmarks.parity import EXPECTATIONS, Expectation
 from edgecbam.runtimes import TensorInfo
@@ -130,10 +129,3 @@ def test_images_are_turned_only_where_that_fits(shape: tuple[int, ...], expected
     assert turned.shape == expected
     if expected[1] == 3:
         assert turned[0, 2, 4, 1] == batch[0, 4, 1, 2]
-
-
-def test_the_manifest_supplies_scales_that_the_file_does_not_say() -> None:
-    tensor = artifacts.Tensor("x", (1,), "int8", 0.25, 3)
-    assert parity.described(TensorInfo("x", (1,), "int8"), tensor).scale == 0.25
-    assert parity.described(TensorInfo("x", (1,), "int8", 0.5, 1), tensor).scale == 0.5
-    assert parity.described(TensorInfo("x", (1,), "float32"), tensor).scale is None

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from edgecbam import api, artifacts, models, quantization, runtimes
+from edgecbam.benchmarks import parity
 from edgecbam.errors import InputError
 from edgecbam.export import tflite, tflite_file
 
@@ -179,3 +180,20 @@ def test_export_again_gives_the_same_model_bytes(small_run: Path) -> None:
     changed = [name for name, content in before.items() if (small_run / "export" / name).read_bytes() != content]
     assert changed == []
     assert io.BytesIO(before["model_int8.onnx"]).getbuffer().nbytes > 10_000
+
+
+def test_onnx_files_of_integer_images_and_a_free_batch_on_request(small_run: Path) -> None:
+    api.export(small_run, settings=("export.onnx_input=uint8", "export.onnx_batch=0"))
+    manifest = artifacts.load_manifest(small_run / "export")
+    for name in ("model_fp32.onnx", "model_int8.onnx"):
+        assert manifest.files[name].input == artifacts.Tensor("image", (-1, 28, 28, 1), "uint8", 1 / 128, 128)
+    assert manifest.files["model_int8.tflite"].input.dtype == "int8"
+    verification = api.verify(small_run)
+    assert verification.passed, verification.failure()
+    inputs, samples = parity.run_inputs(
+        small_run / "export",
+        "model_int8.onnx",
+        runtimes.find("onnxruntime").open(small_run / "export" / "model_int8.onnx"),
+        3,
+    )
+    np.testing.assert_array_equal(np.concatenate(inputs), samples.images[:3])  # raw pixels, where that is the scale

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edgecbam.artifacts import Tensor
 from edgecbam.errors import InputError
-from edgecbam.runtimes import TensorInfo, to_input, to_real
+from edgecbam.runtimes import TensorInfo, described, to_input, to_real
 
 
 @given(
@@ -45,3 +45,10 @@ def test_integers_without_a_scale_are_refused_and_a_manifest_tensor_helps() -> N
     with pytest.raises(InputError, match="logits"):
         to_input([0.1], TensorInfo("logits", (1,), "int8"))
     assert to_real(np.asarray([3], np.int8), Tensor("logits", (1,), "int8", 0.5, 1)).tolist() == [1.0]
+
+
+def test_the_manifest_supplies_scales_that_the_file_does_not_say() -> None:
+    tensor = Tensor("x", (1,), "int8", 0.25, 3)
+    assert described(TensorInfo("x", (1,), "int8"), tensor).scale == 0.25
+    assert described(TensorInfo("x", (1,), "int8", 0.5, 1), tensor).scale == 0.5
+    assert described(TensorInfo("x", (1,), "float32"), tensor).scale is None
