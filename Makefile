@@ -6,6 +6,7 @@
 #   make format    lay out the code
 #   make lock      renew constraints.txt
 #   make bench-lowering  what CBAM costs, plain and lowered; writes benchmarks/results/lowering.json
+#   make bench-onnx  what the ONNX files are worth beside others; writes benchmarks/results/onnx.json
 #   make prove-runtimes  which runtime each file needs; writes benchmarks/results/runtimes.json
 #   make prove-runtimes-arm64  the same on emulated 64-bit Arm; writes benchmarks/results/runtimes_arm64.json
 #   make prove-saturation  what processors without VNNI compute; writes benchmarks/results/saturation.json
@@ -23,7 +24,7 @@ WEB := build/web
 WEB_PINS := tests/consumers/web
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-data test-web lint types format lock bench-lowering runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
+.PHONY: help setup demo test test-data test-web lint types format lock bench-lowering bench-onnx runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -132,6 +133,11 @@ export PRINT_LOCK
 bench-lowering: $(READY)
 	TF_CPP_MIN_LOG_LEVEL=3 "$(BIN)/python" -m edgecbam.export.lowering_study build/lowering
 	"$(BIN)/python" -m edgecbam.benchmarks.lowering build/lowering benchmarks/results/lowering.json $(ARGS)
+
+# As above.
+bench-onnx: $(READY)
+	TF_CPP_MIN_LOG_LEVEL=3 "$(BIN)/python" -m edgecbam.export.onnx_study build/onnx
+	"$(BIN)/python" -m edgecbam.benchmarks.onnx_files build/onnx benchmarks/results/onnx.json $(ARGS)
 
 runtime-models: $(READY)
 	TF_CPP_MIN_LOG_LEVEL=3 "$(BIN)/python" -m edgecbam.export.runtime_models build/runtimes

@@ -31,8 +31,8 @@ BASELINE = "fp32_tf2onnx"
 ON_OPENVINO = ("fp32", "int8")
 RUNTIMES = ("onnxruntime", "openvino", "openvino_bf16", "litert")
 
-FAST = Protocol("onnx", 8, 30, 5, 1, 20, "networks of up to 20 ms: fit to publish, with the environment beside it")
-SLOW = Protocol("onnx_slow", 8, 15, 3, 1, 5, "networks above 20 ms: as fit, in a third of the runs")
+FAST = Protocol("onnx", 5, 20, 5, 1, 20, "networks of up to 20 ms: fit to publish, with the environment beside it")
+SLOW = Protocol("onnx_slow", 5, 10, 3, 1, 5, "networks above 20 ms: as fit, in a third of the runs")
 QUICK = Protocol("quick", 2, 5, 3, 1, 5, "a look, not a publication")
 SLOW_MS = 20.0
 

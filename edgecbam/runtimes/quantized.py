@@ -59,7 +59,7 @@ def to_real(array: ArrayLike, tensor: Quantized) -> NDArray[np.float32]:
 
 
 def described(info: TensorInfo, tensor: Quantized) -> TensorInfo:
-    """A tensor of an open model, with the scale and zero point of ``tensor`` where it holds integers and says neither."""
+    """A tensor of an open model, with scale and zero point of ``tensor`` where it holds integers and says neither."""
     if info.scale is not None or np.dtype(info.dtype).kind not in "iu":
         return info
     return TensorInfo(info.name, info.shape, info.dtype, tensor.scale, tensor.zero_point)
