@@ -111,7 +111,7 @@ def bare_cells(
             cells.append(Cell(labels[path], path, name, threads, None, baseline_name, status=status, reason=reason))
         if not reading:
             able = [runtime.name for runtime in runtimes.readers(path.suffix)]
-            reason = f"{', '.join(names)} cannot read {path.suffix} files; {' and '.join(able)} can"
+            reason = f"{', '.join(names)} cannot read {path.suffix} files; {', '.join(able)} can"
             cells += [
                 Cell(labels[path], path, name, threads, None, baseline_name, status="unsupported", reason=reason)
                 for name in names

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from edgecbam import api, artifacts, cli
-from edgecbam.benchmarks import lowering_table, readme_table
+from edgecbam.benchmarks import lowering_table, onnx_table, readme_table
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -92,3 +92,15 @@ def test_the_tables_of_the_lowering_are_those_of_the_committed_report() -> None:
     assert report["command"] == "make bench-lowering"  # in full, not the quick look
     assert lowering_table.renew(document, report) == document
     assert len(report["rows"]) == 30
+
+
+def test_the_tables_of_onnx_are_those_of_the_committed_report() -> None:
+    document = (ROOT / "docs" / "onnx.md").read_text("utf-8")
+    report = artifacts.read_json(ROOT / "benchmarks" / "results" / "onnx.json")
+    assert report["command"] == "make bench-onnx"  # in full, not the quick look
+    assert onnx_table.renew(document, report) == document
+    assert {row["network"] for row in report["rows"]} == {
+        "resnet 16/32/64 at 96x96",
+        "resnet 32/64/128 at 96x96",
+        "resnet-20 at 32x32",
+    }

@@ -42,7 +42,7 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
     """The array of a constant, None for anything else."""
     if value is None or value.const_value is None or not value.is_initializer():
         return None
-    return value.const_value.numpy()
+    return np.asarray(value.const_value.numpy())
 
 
 def shape(value: ir.Value) -> tuple[int, ...] | None:

@@ -182,9 +182,13 @@ def _rewrite(edit: Editor, thin: ThinConvolution, grouping: Grouping) -> None:
 def _weights(edit: Editor, constants: Sequence[Quantized], kernel: np.ndarray, copies: int) -> list[ir.Value]:
     """Kernel and bias, dequantized: outputs repeat as a whole, and their scales with them."""
     count = len(kernel) // copies
+
+    def repeated(value: np.ndarray | None) -> np.ndarray:
+        return np.tile(np.broadcast_to(np.asarray(value), count), copies)
+
     made = []
-    for entry, integers in zip(constants, (kernel, *(constant(c.integers) for c in constants[1:])), strict=True):
-        values = kernel if integers is kernel else np.tile(np.broadcast_to(integers, count), copies)
-        scale, zero_point = (np.tile(np.broadcast_to(part, count), copies) for part in (entry.scale, entry.zero_point))
-        made.append(edit.dequantize(Quantized(edit.constant(values), scale, zero_point), axis=0))
+    for index, entry in enumerate(constants):
+        values = repeated(constant(entry.integers)) if index else kernel
+        stored = Quantized(edit.constant(values), repeated(entry.scale), repeated(entry.zero_point))
+        made.append(edit.dequantize(stored, axis=0))
     return made

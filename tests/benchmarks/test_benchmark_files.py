@@ -192,7 +192,7 @@ def test_a_runtime_that_is_not_installed_is_a_row_with_the_command(
 def test_a_file_that_no_asked_runtime_reads_says_which_would(fixtures: Path) -> None:
     made, _ = cells.bare_cells([fixtures / "tiny_fp32.onnx"], ["litert"], 1, None)
     assert [(c.status, c.control) for c in made] == [("unsupported", False)]
-    assert "onnxruntime and openvino can" in made[0].reason
+    assert "onnxruntime, openvino, openvino_bf16 can" in made[0].reason
 
 
 def test_files_of_the_same_name_stay_apart(fixtures: Path, tmp_path: Path) -> None:
