@@ -2,7 +2,7 @@
 
     python -m edgecbam.export.onnx_study OUT [--only NAME]
 
-The networks are three of lowering_study.py, with CBAM and without. Each becomes an .onnx file in every way of VARIANTS,
+The networks are two of lowering_study.py, with CBAM and without. Each becomes an .onnx file in every way of VARIANTS,
 and the .tflite file that LiteRT runs fastest. All are compared with each other before they may be measured, which
 benchmarks/onnx_files.py does; the two meet in OUT/index.json.
 """
@@ -33,7 +33,7 @@ MAX_RELATIVE_ERROR = 1e-4
 NETWORKS = tuple(
     network
     for network in lowering_study.NETWORKS
-    if network.name in ("resnet 16/32/64 at 96x96", "resnet 32/64/128 at 96x96", "resnet-20 at 32x32")
+    if network.name in ("resnet 16/32/64 at 96x96", "resnet 32/64/128 at 96x96")
 )
 VARIANTS = {
     "fp32_tf2onnx": "tf2onnx's conversion of the float32 .tflite file",

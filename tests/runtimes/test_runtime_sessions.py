@@ -167,7 +167,7 @@ def test_unknown_names_get_the_nearest() -> None:
 
 
 def test_registry_knows_formats_versions_and_what_is_installed() -> None:
-    assert [runtime.name for runtime in runtimes.readers(".ONNX")] == ["onnxruntime", "openvino"]
+    assert [runtime.name for runtime in runtimes.readers(".ONNX")] == ["onnxruntime", "openvino", "openvino_bf16"]
     assert {"litert", "onnxruntime"} <= {runtime.name for runtime in runtimes.available()}
     assert find("litert").version().startswith("2.")
     absent = Runtime("x", "no-such-package", "no_such_module", "litert", (".x",), find("litert").open)
@@ -217,3 +217,13 @@ def test_what_is_withheld_during_an_import_comes_back(monkeypatch: pytest.Monkey
     runtime = Runtime("x", "x", "nosy_runtime", "x", (".x",), opener, withheld=("reporter_module",))
     assert runtime.load().reporter_module is None
     assert importlib.import_module("reporter_module").__file__ == str(tmp_path / "reporter_module.py")
+
+
+def test_bfloat16_is_run_or_refused_and_never_pretended(fixtures: Path) -> None:
+    capabilities = find("openvino").load().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" in capabilities:
+        session = find("openvino_bf16").open(fixtures / "tiny_fp32.onnx", threads=1)
+        assert session.placement()["inference_precision_hint"] == "bf16"
+    else:
+        with pytest.raises(runtimes.CannotRun, match="this CPU has no bfloat16"):
+            find("openvino_bf16").open(fixtures / "tiny_fp32.onnx", threads=1)
