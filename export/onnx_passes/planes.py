@@ -11,6 +11,8 @@ long rows. The Reshape is what makes a runtime turn the map around once before t
 It paid in ONNX Runtime on x86 for every map of more than one pixel that was tried, from 7x7x64 to 224x224x16.
 """
 
+import math
+
 import onnx_ir as ir
 
 from .graph import BATCH, Editor, Quantized, QuantizedOp, quantized_op, replace, shape
@@ -24,21 +26,20 @@ def gate_planes(model: ir.Model) -> int:
     count = 0
     for node in list(model.graph):
         op = quantized_op(node) if node.op_type == "Mul" else None
-        if op is not None and len(op.inputs) != 2:  # by a constant
+        if op is None or len(op.inputs) != 2:  # two, or it is a product with a constant
             continue
-        x, gate = (shape(value) for value in node.inputs) if op is not None else (None, None)
-        if op is None or x is None or gate is None or not _pays(x):
+        ends = [
+            (shape(value) or (), tensor)
+            for value, tensor in zip(node.inputs, op.inputs, strict=True)
+            if value is not None
+        ]
+        (gate, opened), (x, source) = sorted(ends, key=lambda end: math.prod(end[0][1:]))
+        if not _pays(x) or gate not in ((x[0], x[1], 1, 1), (x[0], 1, *x[2:])):
             continue
-        n, channels, height, width = x
         edit = Editor(model, node)
-        if gate == (n, channels, 1, 1):
-            gates = op.inputs[1].integers
-        elif gate == (n, 1, height, width):
-            gates = _planes(edit, op.inputs[1].integers, gate)
-        else:
-            continue
-        planes = Quantized(_planes(edit, op.inputs[0].integers, x), op.inputs[0].scale, op.inputs[0].zero_point)
-        opened = Quantized(gates, op.inputs[1].scale, op.inputs[1].zero_point)
+        if gate[1] == 1:  # a spatial gate
+            opened = Quantized(_planes(edit, opened.integers, gate), opened.scale, opened.zero_point)
+        planes = Quantized(_planes(edit, source.integers, x), source.scale, source.zero_point)
         product = edit.node("Mul", [edit.dequantize(planes), edit.dequantize(opened)])
         replace(op.output.integers, _map(edit, edit.quantize(product, op.output), x))
         count += 1

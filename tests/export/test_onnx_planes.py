@@ -16,12 +16,13 @@ LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENA
 GATE = (2.0**-8, 0)
 
 
-def gated(shape: tuple[int, ...], spatial: bool) -> onnx.ModelProto:
+def gated(shape: tuple[int, ...], spatial: bool, gate_first: bool = False) -> onnx.ModelProto:
     """x * gate, with a gate that comes from x itself."""
     graph = QdqGraph(shape)
     pool = {"axes": [1], "keepdims": 1} if spatial else {"axes": [2, 3], "keepdims": 1}
     gate = graph.quantize(graph.op("ReduceMax", [graph.real(graph.input)], **pool), *GATE)
-    return graph.model(graph.quantize(graph.op("Mul", [graph.real(graph.input), graph.real(gate)]), 2.0**-6, 120))
+    factors = [graph.real(graph.input), graph.real(gate)]
+    return graph.model(graph.quantize(graph.op("Mul", factors[:: -1 if gate_first else 1]), 2.0**-6, 120))
 
 
 def pooled(shape: tuple[int, ...], kind: str, axes: list[int]) -> onnx.ModelProto:
@@ -44,8 +45,9 @@ def check(model: onnx.ModelProto, passes: list[Any], name: str, levels: tuple[st
 
 @pytest.mark.parametrize("shape", [(1, 16, 28, 28), (1, 3, 7, 5), (2, 8, 6, 6)])
 @pytest.mark.parametrize("spatial", [False, True])
-def test_gates_on_planes(shape: tuple[int, ...], spatial: bool) -> None:
-    made = check(gated(shape, spatial), [planes.gate_planes], "gate_planes")
+@pytest.mark.parametrize("gate_first", [False, True])
+def test_gates_on_planes(shape: tuple[int, ...], spatial: bool, gate_first: bool) -> None:
+    made = check(gated(shape, spatial, gate_first), [planes.gate_planes], "gate_planes")
     found = operators(made)
     assert "QLinearMul" in found
     assert "Mul" not in found
