@@ -36,11 +36,19 @@ def reduce_max(edit: Editor, x: ir.Value, axes: tuple[int, ...]) -> ir.Value:
 
 
 def reduced_axes(node: ir.Node) -> tuple[int, ...] | None:
-    """The axes that a Reduce op names, or None where they are not constant or the axes are dropped."""
-    keeps = node.attributes.get("keepdims")
-    if keeps is not None and keeps.as_int() != 1:
-        return None
+    """The axes that a Reduce op names and keeps, or None where they are not constant or are dropped."""
+    return named_axes(node) if keeps_axes(node) else None
+
+
+def named_axes(node: ir.Node) -> tuple[int, ...] | None:
+    """The axes that a Reduce op names, as attribute or as constant input, or None."""
     if "axes" in node.attributes:
         return tuple(node.attributes["axes"].as_ints())
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     return None if axes is None else tuple(int(axis) for axis in axes)
+
+
+def keeps_axes(node: ir.Node) -> bool:
+    """Whether a Reduce op keeps the axes that it reduces, as sizes of 1."""
+    keeps = node.attributes.get("keepdims")
+    return keeps is None or keeps.as_int() == 1
