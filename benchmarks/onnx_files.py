@@ -31,8 +31,8 @@ BASELINE = "fp32_tf2onnx"
 ON_OPENVINO = ("fp32", "int8")
 RUNTIMES = ("onnxruntime", "openvino", "openvino_bf16", "litert")
 
-FAST = Protocol("onnx", 5, 20, 5, 1, 20, "networks of up to 20 ms: fit to publish, with the environment beside it")
-SLOW = Protocol("onnx_slow", 5, 10, 3, 1, 5, "networks above 20 ms: as fit, in a third of the runs")
+FAST = Protocol("onnx", 5, 20, 5, 1, 20, "networks of up to 20 ms; read the figures with their intervals")
+SLOW = Protocol("onnx_slow", 5, 10, 3, 1, 5, "networks above 20 ms: in a third of the runs")
 QUICK = Protocol("quick", 2, 5, 3, 1, 5, "a look, not a publication")
 SLOW_MS = 20.0
 
@@ -44,6 +44,7 @@ class Network:
     Attributes:
         files: path by attention and variant.
         left_out: why a variant has no file, likewise.
+        checks: by attention, what the study found when it compared the files.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Network:
     width: int
     files: Mapping[str, Mapping[str, Path]]
     left_out: Mapping[str, Mapping[str, str]]
+    checks: Mapping[str, Mapping[str, Any]]
 
 
 def read_index(folder: Path) -> list[Network]:
@@ -65,6 +67,7 @@ def read_index(folder: Path) -> list[Network]:
                 int(entry["width"]),
                 {a: {variant: folder / name for variant, name in entry["files"][a].items()} for a in ATTENTIONS},
                 {a: dict(entry["left_out"][a]) for a in ATTENTIONS},
+                {a: dict(entry["check"][a]) for a in ATTENTIONS},
             )
             for entry in raw["networks"]
         ]
@@ -164,7 +167,7 @@ def run(folder: Path, quick: bool, on_event: OnEvent = ignore) -> dict[str, Any]
     surroundings = environment.describe(RUNTIMES)
     surroundings["started_utc"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     surroundings["load_before"] = environment.load_average()
-    report: dict[str, Any] = {"rows": [], "targets": [], "controls": []}
+    report: dict[str, Any] = {"rows": [], "targets": [], "controls": [], "checks": []}
     for network in networks:
         protocol = QUICK if quick else _protocol(network)
         on_event(Event("onnx_files", message=f"{network.name}: {protocol.name}"))
@@ -174,6 +177,7 @@ def run(folder: Path, quick: bool, on_event: OnEvent = ignore) -> dict[str, Any]
         by_row = {row: outcomes[cell.key] for row, cell in of_rows.items()}
         report["targets"] += onnx_targets.judge(network.name, by_row)
         report["controls"] += judged_controls(network, outcomes)
+        report["checks"] += [{"network": network.name, "attention": a, **network.checks[a]} for a in ATTENTIONS]
     surroundings["load_after"] = environment.load_average()
     return {
         "schema_version": 1,

@@ -14,6 +14,7 @@ from .readme_table import END, replace
 
 NETWORKS = "<!-- begin of the networks made by edgecbam.benchmarks.onnx_table -->"
 TARGETS = "<!-- begin of the targets made by edgecbam.benchmarks.onnx_table -->"
+CHECKS = "<!-- begin of the checks made by edgecbam.benchmarks.onnx_table -->"
 NODES = "<!-- begin of the nodes made by edgecbam.benchmarks.onnx_table -->"
 RUNTIMES = {
     "onnxruntime": "ONNX Runtime",
@@ -72,6 +73,35 @@ def targets(report: dict[str, Any]) -> str:
     return "\n".join([TARGETS, _pivot(report["targets"], ("latency of … / of …", "target"), label, cell), END])
 
 
+def checks(report: dict[str, Any]) -> str:
+    """How far ``int8`` is from LiteRT and ``fp32`` from tf2onnx's file, network by network."""
+    heads = [
+        "network",
+        "CBAM",
+        "images",
+        "classes",
+        "largest difference",
+        "logits beyond 1 LSB",
+        "same class",
+        "float32",
+    ]
+    lines = [
+        [
+            entry["network"],
+            CBAM[entry["attention"]],
+            str(entry["images"]),
+            str(entry["classes"]),
+            f"{entry['int8']['lsb']} LSB",
+            str(entry["int8"]["beyond"]),
+            f"{entry['int8']['as_litert']:.2%}",
+            f"{entry['fp32']['relative_error']:.1g}",
+        ]
+        for entry in report["checks"]
+    ]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *lines])
+    return "\n".join([CHECKS, table, END])
+
+
 def nodes(report: dict[str, Any]) -> str:
     """How many nodes ONNX Runtime runs on integers and how many in float, and what of our int8 file stays in float."""
 
@@ -96,8 +126,8 @@ def nodes(report: dict[str, Any]) -> str:
 
 
 def renew(document: str, report: dict[str, Any]) -> str:
-    """The document with its three tables replaced; raises ValueError where it lacks one."""
-    for block in (networks(report), targets(report), nodes(report)):
+    """The document with its four tables replaced; raises ValueError where it lacks one."""
+    for block in (networks(report), checks(report), targets(report), nodes(report)):
         document = replace(document, block)
     return document
 

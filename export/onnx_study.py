@@ -2,7 +2,7 @@
 
     python -m edgecbam.export.onnx_study OUT [--only NAME]
 
-The networks are two of lowering_study.py, with CBAM and without. Each becomes an .onnx file in every way of VARIANTS,
+The networks are three of lowering_study.py, with CBAM and without. Each becomes an .onnx file in every way of VARIANTS,
 and the .tflite file that LiteRT runs fastest. All are compared with each other before they may be measured, which
 benchmarks/onnx_files.py does; the two meet in OUT/index.json.
 """
@@ -33,7 +33,7 @@ MAX_RELATIVE_ERROR = 1e-4
 NETWORKS = tuple(
     network
     for network in lowering_study.NETWORKS
-    if network.name in ("resnet 16/32/64 at 96x96", "resnet 32/64/128 at 96x96")
+    if network.name in ("resnet 16/32/64 at 96x96", "resnet 32/64/128 at 96x96", "resnet-20 at 32x32")
 )
 VARIANTS = {
     "fp32_tf2onnx": "tf2onnx's conversion of the float32 .tflite file",
@@ -52,6 +52,8 @@ WITH_ATTENTION = {
 }
 OPSETS = (13, 18)  # of export.onnx_opset; the files are of 17 otherwise
 LATER_OPSET = 21
+# Networks that do not compute what LiteRT computes, for LiteRT adds in fixed point and ONNX Runtime in float: measured, its difference told.
+DIFFERS = ("resnet-20 at 32x32",)
 # They must compute what LiteRT computes; what the others differ by is only told.
 AS_LITERT = ("int8", "int8_opset13", "int8_opset18", "int8_opset21")
 
@@ -133,26 +135,30 @@ def check(network: Network, where: str, folder: Path, files: Mapping[str, str]) 
         files: file name by variant.
 
     Returns:
-        ``images``; of the float variant ``relative_error``, the largest of an image; of each int8 variant ``lsb``, the
-        largest difference from LiteRT in steps of its output, ``as_litert``, the share of images of the same class,
-        where two classes within one step count as equal, and ``as_float``, the share with the class of fp32_tf2onnx.
+        ``images``; ``classes``, how many of them are chosen; of the float variant ``relative_error``, the largest of an
+        image; of each int8 variant ``lsb``, the largest difference from LiteRT in steps of its output, ``beyond``, how
+        many logits differ by more than MAX_LSB, ``as_litert``, the share of images of the same class, where two
+        classes within one step count as equal, and ``as_float``, the share with the class of fp32_tf2onnx. A network
+        that is not trained chooses one class whatever it sees: classes are those of the logits less their mean.
 
     Raises:
-        GateFailed: a file of AS_LITERT or the float one differs by too much, or all images give the same.
+        GateFailed: a file of AS_LITERT (of no network in DIFFERS) or the float one differs by too much, or all images
+            give the same.
     """
     random = np.random.default_rng(1)
     inputs = np.concatenate([lowering_study.images(random, BATCH, network) for _ in range(CHECKED // BATCH)])
     found: dict[str, Any] = {"images": len(inputs)}
     expected, scale, zero_point = _litert(folder / files["int8_tflite"], inputs)
     floats = _outputs("onnxruntime", folder / files["fp32_tf2onnx"], inputs)
-    for outputs, name in ((expected, "int8_tflite"), (floats, "fp32_tf2onnx")):
-        if not np.any(outputs != outputs[0]):
-            raise GateFailed(f"{where}: {name} says the same of every image, so that equality proves nothing")
+    usual, usual_float = expected.mean(axis=0), floats.mean(axis=0)
+    found["classes"] = len(np.unique(np.argmax(expected - usual, axis=1)))
+    if found["classes"] < 2 or not np.any(floats != floats[0]):
+        raise GateFailed(f"{where}: every image gets the same answer, so that equality proves nothing")
     for variant in files:
         if variant == "fp32_tf2onnx":
             continue
         if variant == "int8_tflite":
-            found[variant] = {"as_float": metrics.agreement(expected, floats)}
+            found[variant] = {"as_float": metrics.agreement(expected - usual, floats - usual_float)}
             continue
         outputs = _outputs("onnxruntime", folder / files[variant], inputs)
         if variant == "fp32":
@@ -162,10 +168,16 @@ def check(network: Network, where: str, folder: Path, files: Mapping[str, str]) 
                 raise GateFailed(f"{where}: {variant} differs by {error:.2g} of the largest logit")
             continue
         integers = np.rint(outputs / scale + zero_point).astype(np.int64)
-        lsb = int(metrics.lsb_error(integers, expected).max())
-        agreement = metrics.agreement(integers, expected, tie=1)
-        found[variant] = {"lsb": lsb, "as_litert": agreement, "as_float": metrics.agreement(outputs, floats)}
-        if variant in AS_LITERT and not (lsb <= MAX_LSB and agreement >= MIN_AGREEMENT):
+        errors = metrics.lsb_error(integers, expected)
+        lsb, agreement = int(errors.max()), metrics.agreement(integers - usual, expected - usual, tie=1)
+        found[variant] = {
+            "lsb": lsb,
+            "beyond": int(np.sum(errors > MAX_LSB)),
+            "as_litert": agreement,
+            "as_float": metrics.agreement(outputs - (usual - zero_point) * scale, floats - usual_float),
+        }
+        held = lsb <= MAX_LSB and agreement >= MIN_AGREEMENT
+        if variant in AS_LITERT and not held and network.name not in DIFFERS:
             same = f"{agreement:.2%} of {len(inputs)} images"
             raise GateFailed(f"{where}: {variant} differs from LiteRT by {lsb} LSB and agrees on {same}")
     return found

@@ -102,4 +102,5 @@ def test_the_tables_of_onnx_are_those_of_the_committed_report() -> None:
     assert {row["network"] for row in report["rows"]} == {
         "resnet 16/32/64 at 96x96",
         "resnet 32/64/128 at 96x96",
+        "resnet-20 at 32x32",
     }

@@ -17,6 +17,12 @@ from edgecbam.errors import InputError
 VARIANTS = ("fp32_tf2onnx", "fp32", "int8_as_written", "int8", "int8_quantize_static")
 TIMES_NS = {"fp32_tf2onnx": 6e6, "fp32": 5e6, "int8_as_written": 5e6, "int8": 2.4e6, "int8_quantize_static": 6e6}
 WITHOUT = {"fp32_tf2onnx": 3.6e6, "fp32": 3.6e6, "int8_as_written": 1.8e6, "int8": 1.6e6, "int8_quantize_static": 1.5e6}
+CHECK = {
+    "images": 1000,
+    "classes": 7,
+    "int8": {"lsb": 2, "beyond": 3, "as_litert": 0.9995},
+    "fp32": {"relative_error": 2.5e-7},
+}
 MOOD = (1.0, 1.5, 0.8)  # of the machine in each session: it must cancel
 
 
@@ -29,7 +35,9 @@ def network(fixtures: Path) -> Network:
         }
         for attention in onnx_files.ATTENTIONS
     }
-    return Network("net", 8, 8, files, {"none": {}, "cbam": {"int8_opset21": "no converter"}})
+    return Network(
+        "net", 8, 8, files, {"none": {}, "cbam": {"int8_opset21": "no converter"}}, dict.fromkeys(files, CHECK)
+    )
 
 
 def planted(network: Network) -> dict[str, Outcome]:
@@ -51,6 +59,7 @@ def report(network: Network) -> dict[str, Any]:
         "rows": onnx_files.rows(network, outcomes, "quick"),
         "targets": onnx_targets.judge(network.name, by_row),
         "controls": onnx_files.judged_controls(network, outcomes),
+        "checks": [{"network": network.name, "attention": a, **network.checks[a]} for a in onnx_files.ATTENTIONS],
         "environment": {
             "cpu": "A CPU",
             "logical_cpus": 2,
@@ -109,6 +118,7 @@ def test_an_index_of_something_else_is_refused(network: Network, tmp_path: Path)
         "width": 8,
         "files": {a: {v: str(path) for v, path in files.items()} for a, files in network.files.items()},
         "left_out": network.left_out,
+        "check": network.checks,
     }
     artifacts.write_json(tmp_path / "index.json", {"networks": [entry]})
     assert onnx_files.read_index(tmp_path) == [network]
@@ -120,13 +130,14 @@ def test_an_index_of_something_else_is_refused(network: Network, tmp_path: Path)
 
 def test_the_tables_say_what_the_report_says(network: Network) -> None:
     made = report(network)
-    blocks = [onnx_table.NETWORKS, onnx_table.TARGETS, onnx_table.NODES]
+    blocks = [onnx_table.NETWORKS, onnx_table.CHECKS, onnx_table.TARGETS, onnx_table.NODES]
     document = "\n\n".join(f"{block}\n<!-- end of the table -->" for block in blocks)
     renewed = onnx_table.renew(document, made)
     assert onnx_table.renew(renewed, made) == renewed
     assert "| with | `int8` | ONNX Runtime | 2.4 **0.40** \\[0.40, 0.40\\] |" in renewed
     assert "≤ 1.40 | **1.50** \\[1.50, 1.50\\] missed |" in renewed
     assert "no bfloat16" in renewed
+    assert "| net | with | 1000 | 7 | 2 LSB | 3 | 99.95% | 2e-07 |" in renewed
     with pytest.raises(ValueError, match="lacks the lines"):
         onnx_table.renew("no table", made)
 

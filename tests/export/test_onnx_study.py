@@ -43,6 +43,7 @@ def test_what_was_checked_is_told(entry: dict[str, Any]) -> None:
     for attention in ("none", "cbam"):
         checked = entry["check"][attention]
         assert checked["images"] == 1000
+        assert checked["classes"] > 2
         assert checked["int8"]["lsb"] <= 1
         assert checked["int8"]["as_litert"] >= 0.999
         assert checked["fp32"]["relative_error"] <= 1e-4
@@ -68,6 +69,19 @@ def test_another_file_in_the_place_of_ours_is_refused(
     shutil.copy(folder / entry["files"]["none"]["fp32"], copied / files["fp32"])
     with pytest.raises(GateFailed, match="tiny: fp32 differs"):
         onnx_study.check(TINY, "tiny", copied, {k: files[k] for k in ("int8_tflite", "fp32_tf2onnx", "fp32")})
+
+
+def test_a_network_that_is_known_to_differ_is_told_and_not_refused(
+    folder: Path, entry: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_study, "CHECKED", 100)
+    monkeypatch.setattr(onnx_study, "DIFFERS", (TINY.name,))
+    copied = shutil.copytree(folder, tmp_path / "study")
+    files = entry["files"]["cbam"]
+    shutil.copy(folder / entry["files"]["none"]["int8"], copied / files["int8"])
+    found = onnx_study.check(TINY, "tiny", copied, files)
+    assert found["int8"]["lsb"] > 1
+    assert found["int8"]["beyond"] > 0
 
 
 def test_weights_of_seven_bits_stand_for_the_same_numbers(folder: Path, entry: dict[str, Any]) -> None:
