@@ -52,7 +52,7 @@ WITH_ATTENTION = {
 }
 OPSETS = (13, 18)  # of export.onnx_opset; the files are of 17 otherwise
 LATER_OPSET = 21
-# Networks that do not compute what LiteRT computes, for LiteRT adds in fixed point and ONNX Runtime in float: measured, its difference told.
+# Networks whose int8 files differ by more: LiteRT adds in fixed point, ONNX Runtime in float. The difference is told.
 DIFFERS = ("resnet-20 at 32x32",)
 # They must compute what LiteRT computes; what the others differ by is only told.
 AS_LITERT = ("int8", "int8_opset13", "int8_opset18", "int8_opset21")
