@@ -7,7 +7,6 @@ sessions, so that every ratio is of times from the same rounds. Two more process
 as controls.
 """
 
-import argparse
 import datetime
 import sys
 import timeit
@@ -22,7 +21,7 @@ from edgecbam import artifacts, runtimes
 from edgecbam.errors import EnvironmentFailure, InputError
 from edgecbam.events import Event, OnEvent, ignore
 
-from . import environment, litert_profile, measure, statistics
+from . import environment, litert_profile, measure, statistics, study_command
 from .cells import Cell
 from .measure import Outcome
 from .protocol import Protocol
@@ -288,20 +287,9 @@ def _protocol(network: Network) -> Protocol:
     return SLOW if best_s * 1e3 > SLOW_MS else FAST
 
 
-def _say(event: Event) -> None:
-    sys.stderr.write(f"{event.message}\n")
-
-
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m edgecbam.benchmarks.lowering", description=__doc__)
-    parser.add_argument("folder", type=Path, help="what edgecbam.export.lowering_study wrote")
-    parser.add_argument("report", type=Path, help="the JSON file to write")
-    parser.add_argument("--quick", action="store_true", help="a fast look, not a publication")
-    options = parser.parse_args(arguments)
-    options.report.parent.mkdir(parents=True, exist_ok=True)
-    report = run(options.folder, options.quick, _say)
-    artifacts.write_json(options.report, report)
+    study_command.main("lowering", __doc__, "lowering_study", run, arguments)
 
 
 if __name__ == "__main__":

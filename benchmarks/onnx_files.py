@@ -6,11 +6,10 @@ All files of a network, with CBAM and without, are measured side by side in the 
 times from the same rounds. One more process of each baseline runs along as a control.
 """
 
-import argparse
 import datetime
 import sys
 import timeit
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from edgecbam import artifacts, runtimes
 from edgecbam.errors import InputError
 from edgecbam.events import Event, OnEvent, ignore
 
-from . import environment, measure, onnx_targets, parity, statistics
+from . import environment, measure, onnx_targets, parity, statistics, study_command
 from .cells import Cell
 from .measure import Outcome
 from .onnx_targets import Row
@@ -209,20 +208,9 @@ def _protocol(network: Network) -> Protocol:
     return SLOW if best_s * 1e3 > SLOW_MS else FAST
 
 
-def _say(event: Event) -> None:
-    sys.stderr.write(f"{event.message}\n")
-
-
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m edgecbam.benchmarks.onnx_files", description=__doc__)
-    parser.add_argument("folder", type=Path, help="what edgecbam.export.onnx_study wrote")
-    parser.add_argument("report", type=Path, help="the JSON file to write")
-    parser.add_argument("--quick", action="store_true", help="a fast look, not a publication")
-    options = parser.parse_args(arguments)
-    options.report.parent.mkdir(parents=True, exist_ok=True)
-    report = run(options.folder, options.quick, _say)
-    artifacts.write_json(options.report, report)
+    study_command.main("onnx_files", __doc__, "onnx_study", run, arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ files have calibrated ranges. The lowered files are compared with the plain ones
 benchmarks/lowering.py does; the two meet in OUT/index.json.
 """
 
-import argparse
 import dataclasses
 import re
 import sys
@@ -25,7 +24,7 @@ from edgecbam.errors import GateFailed
 from edgecbam.events import Event, OnEvent, ignore
 from edgecbam.recipe import ModelConfig
 
-from . import lowering, tflite
+from . import lowering, study_command, tflite
 
 Attention = Literal["none", "cbam"]
 INDEX_FILE = "index.json"
@@ -231,18 +230,9 @@ def _outputs(path: Path, inputs: np.ndarray) -> np.ndarray:
         session.close()
 
 
-def _say(event: Event) -> None:
-    sys.stderr.write(f"{event.message}\n")
-
-
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m edgecbam.export.lowering_study", description=__doc__)
-    parser.add_argument("out", type=Path, help="folder for the files and index.json")
-    parser.add_argument("--only", choices=[network.name for network in NETWORKS], help="one network alone")
-    options = parser.parse_args(arguments)
-    chosen = [network for network in NETWORKS if options.only in (None, network.name)]
-    study(chosen, options.out, _say)
+    study_command.main("lowering_study", __doc__, NETWORKS, study, arguments)
 
 
 if __name__ == "__main__":

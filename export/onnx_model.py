@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,21 +56,24 @@ def convert(
     Raises:
         EnvironmentFailure: tf2onnx failed.
     """
-    raw = run_tf2onnx([float_tflite, int8_tflite], settings.onnx_opset)
-    made = [
-        onnx_passes.rewrite(onnx_passes.rewrite(model, form)[0], lowering if settings.profile != "reference" else ())
-        for model, form, lowering in zip(
-            raw,
-            (onnx_passes.FLOAT, onnx_passes.INT8),
-            (onnx_passes.FLOAT_LOWERING, onnx_passes.INT8_LOWERING),
-            strict=True,
-        )
-    ]
+    raw_float, raw_int8 = run_tf2onnx([float_tflite, int8_tflite], settings.onnx_opset)
+    ends: list[onnx_passes.Pass] = []
     if settings.onnx_input == "uint8":
-        scale, zero_point = onnx_passes.input_quantization(made[1][0])
-        made = [(onnx_passes.take_integers(model, scale, zero_point), found) for model, found in made]
-    floats, int8 = (Converted(_finish(model, settings, metadata or {}), found) for model, found in made)
-    return floats, int8
+        ends = [onnx_passes.take_integers(*onnx_passes.input_quantization(raw_int8))]
+
+    def converted(
+        raw: onnx.ModelProto, passes: Sequence[onnx_passes.Pass], lowering: Sequence[onnx_passes.Pass]
+    ) -> Converted:
+        chosen = lowering if settings.profile != "reference" else ()
+        model, found = onnx_passes.rewrite(raw, [*passes, *chosen, *ends])
+        names = [step.__name__ for step in chosen if step not in passes]
+        rewrites = {name: found[name] for name in names if name in found}
+        return Converted(_finish(model, settings, metadata or {}), rewrites)
+
+    return (
+        converted(raw_float, onnx_passes.FLOAT, onnx_passes.FLOAT_LOWERING),
+        converted(raw_int8, onnx_passes.INT8, onnx_passes.INT8_LOWERING),
+    )
 
 
 def run_tf2onnx(contents: list[bytes], opset: int) -> list[onnx.ModelProto]:

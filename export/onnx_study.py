@@ -7,7 +7,6 @@ and the .tflite file that LiteRT runs fastest. All are compared with each other 
 benchmarks/onnx_files.py does; the two meet in OUT/index.json.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from edgecbam.errors import EnvironmentFailure, GateFailed
 from edgecbam.events import Event, OnEvent, ignore
 from edgecbam.recipe import ExportConfig
 
-from . import lowering, lowering_study, onnx_alternatives, onnx_model, tflite
+from . import lowering, lowering_study, onnx_alternatives, onnx_model, study_command, tflite
 from .lowering_study import Attention, Network
 
 INDEX_FILE = "index.json"
@@ -219,18 +218,9 @@ def _outputs(runtime: str, path: Path, inputs: np.ndarray) -> np.ndarray:
         session.close()
 
 
-def _say(event: Event) -> None:
-    sys.stderr.write(f"{event.message}\n")
-
-
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m edgecbam.export.onnx_study", description=__doc__)
-    parser.add_argument("out", type=Path, help="folder for the files and index.json")
-    parser.add_argument("--only", choices=[network.name for network in NETWORKS], help="one network alone")
-    options = parser.parse_args(arguments)
-    chosen = [network for network in NETWORKS if options.only in (None, network.name)]
-    study(chosen, options.out, _say)
+    study_command.main("onnx_study", __doc__, NETWORKS, study, arguments)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ class Editor:
         """The axes in another order."""
         return self.node("Transpose", [value], perm=list(order))
 
-    def pixels_last(self, value: ir.Value) -> ir.Value:
+    def channels_first(self, value: ir.Value) -> ir.Value:
         """[n, h, w, c] as [n, c, h, w]."""
         return self.transpose(value, (0, 3, 1, 2))
 

@@ -67,7 +67,7 @@ def group_pixels(model: ir.Model) -> int:
 
 
 def choose(thin: ThinConvolution) -> Grouping | None:
-    """The grouping that was fastest for such a convolution on x86, None where none is possible."""
+    """The grouping of such a convolution, chosen for the kernels of x86; None where none is possible."""
     width, stride, reach = thin.output_shape[3], thin.strides[1], thin.kernel.shape[3]
     if width == 1 or thin.input_shape[3] != width * stride:
         return None
@@ -161,7 +161,7 @@ def _rewrite(edit: Editor, thin: ThinConvolution, grouping: Grouping) -> None:
         groups = edit.node("Concat", parts, axis=3)
     else:
         groups = edit.reshape(edit.channels_last(op.inputs[0].integers), group_shape)
-    x = Quantized(edit.pixels_last(groups), op.inputs[0].scale, op.inputs[0].zero_point)
+    x = Quantized(edit.channels_first(groups), op.inputs[0].scale, op.inputs[0].zero_point)
     step = stride * k // g  # groups from one set of outputs to the next
     last = (thin.output_shape[3] // k - 1) * step + after
     convolved = edit.node(
@@ -176,7 +176,7 @@ def _rewrite(edit: Editor, thin: ThinConvolution, grouping: Grouping) -> None:
     if outputs == 1:
         replace(op.output.integers, edit.reshape(rows, (BATCH, 1, down, across)))
     else:
-        replace(op.output.integers, edit.pixels_last(edit.reshape(rows, (BATCH, down, across, outputs))))
+        replace(op.output.integers, edit.channels_first(edit.reshape(rows, (BATCH, down, across, outputs))))
 
 
 def _weights(edit: Editor, constants: Sequence[Quantized], kernel: np.ndarray, copies: int) -> list[ir.Value]:

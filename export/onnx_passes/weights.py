@@ -1,4 +1,4 @@
-"""Constants that are one too often, for a runtime that changes them one by one."""
+"""int8 weights that no two layers share, for a runtime that changes them layer by layer."""
 
 import onnx_ir as ir
 

@@ -122,7 +122,7 @@ def test_an_index_of_something_else_is_refused(network: Network, tmp_path: Path)
     }
     artifacts.write_json(tmp_path / "index.json", {"networks": [entry]})
     assert onnx_files.read_index(tmp_path) == [network]
-    del entry["files"]["none"]["fp32_tf2onnx"]  # type: ignore[index]
+    del entry["files"]["none"]["fp32_tf2onnx"]
     artifacts.write_json(tmp_path / "index.json", {"networks": [entry]})
     with pytest.raises(InputError, match=r"index\.json is no index of an ONNX study"):
         onnx_files.read_index(tmp_path)

@@ -9,7 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecbam.export import onnx_passes
-from edgecbam.export.onnx_passes import Pass, maxima, means, shapes, unsigned
+from edgecbam.export.onnx_passes import Pass, maxima, means, pixel_blocks, shapes, unsigned
 
 SCALE, ZERO = 0.05, -3
 
@@ -239,6 +239,74 @@ def test_a_float_mean_by_product_is_the_mean(channels: int, height: int, width: 
     made = rewritten(model, means.average_by_product)
     assert "ReduceMean" not in kinds(made)
     np.testing.assert_allclose(run(made, x), x.mean(1, keepdims=True), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("planes", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("height", "width", "kernel"), [(16, 12, 7), (13, 9, 7), (8, 30, 3), (28, 28, 5)])
+def test_a_float_convolution_to_one_channel_on_blocks(
+    planes: bool, bias: bool, height: int, width: int, kernel: int
+) -> None:
+    random = np.random.default_rng(6)
+    constants = {"w": random.normal(0, 0.2, (1, 2, kernel, kernel)).astype(np.float32)}
+    nodes, x = [], "x"
+    if planes:
+        for index in range(2):
+            constants |= {f"a{index}": np.array([index]), f"b{index}": np.array([index + 1]), "one": np.array([1])}
+            nodes.append(helper.make_node("Slice", ["x", f"a{index}", f"b{index}", "one"], [f"p{index}"]))
+        nodes.append(helper.make_node("Concat", ["p0", "p1"], ["joined"], axis=1))
+        x = "joined"
+    if bias:
+        constants["bias"] = np.array([0.7], np.float32)
+    nodes.append(helper.make_node("Conv", [x, "w", *(["bias"] if bias else [])], ["y"], pads=[kernel // 2] * 4))
+    model = make_model(nodes, constants, [2, 2, height, width], [2, 1, height, width])
+    model = onnx.shape_inference.infer_shapes(model)
+    images = random.normal(size=(2, 2, height, width)).astype(np.float32)
+    made = rewritten(model, pixel_blocks.convolve_blocks)
+    assert {"SpaceToDepth", "DepthToSpace"} <= set(kinds(made))
+    np.testing.assert_allclose(run(made, images), run(model, images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "channels", "side", "attributes"),
+    [(2, 2, 16, {}), (1, 5, 16, {}), (1, 2, 7, {}), (1, 2, 16, {"strides": [2, 2]}), (1, 2, 16, {"pads": [0] * 4})],
+)
+def test_other_float_convolutions_stay(outputs: int, channels: int, side: int, attributes: dict[str, object]) -> None:
+    weights = np.ones((outputs, channels, 7, 7), np.float32)
+    settings = {"pads": [3] * 4, **attributes}
+    node = helper.make_node("Conv", ["x", "w"], ["y"], **settings)
+    size = {"strides": (side + 1) // 2, "pads": side - 6}.get(next(iter(attributes), ""), side)
+    model = make_model([node], {"w": weights}, [1, channels, side, side], [1, outputs, size, size])
+    assert onnx_passes.rewrite(model, [pixel_blocks.convolve_blocks])[1] == {}
+
+
+def test_layers_that_share_weights_get_weights_of_their_own() -> None:
+    constants = {
+        "s": np.float32(SCALE),
+        "z": np.uint8(100),
+        "w": np.arange(-8, 8).reshape(4, 4, 1, 1).astype(np.int8),
+        "ws": np.full(4, 0.01, np.float32),
+        "wz": np.zeros(4, np.int8),
+    }
+    nodes = [helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=0)]
+    x = "x"
+    for name in "ab":
+        nodes += [
+            helper.make_node("QuantizeLinear", [x, "s", "z"], [f"q{name}"]),
+            helper.make_node("DequantizeLinear", [f"q{name}", "s", "z"], [f"d{name}"]),
+            helper.make_node("Conv", [f"d{name}", "wd"], [f"c{name}"]),
+        ]
+        x = f"c{name}"
+    nodes += [helper.make_node("QuantizeLinear", [x, "s", "z"], ["qo"])]
+    nodes += [helper.make_node("DequantizeLinear", ["qo", "s", "z"], ["y"])]
+    model = make_model(nodes, constants, [1, 4, 3, 3], [1, 4, 3, 3])
+    images = np.random.default_rng(7).normal(size=(1, 4, 3, 3)).astype(np.float32)
+    made, _ = onnx_passes.rewrite(model, [])
+    producers = {output: node for node in made.graph.node for output in node.output}
+    read = [producers[node.input[1]] for node in made.graph.node if node.op_type == "Conv"]
+    assert len({node.output[0] for node in read}) == len({node.input[0] for node in read}) == 2
+    assert len({node.input[2] for node in read}) == 2
+    np.testing.assert_array_equal(run(made, images), run(model, images))
 
 
 def test_reshapes_merge_and_those_that_do_nothing_go() -> None:
