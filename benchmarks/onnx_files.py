@@ -9,7 +9,7 @@ times from the same rounds. One more process of each baseline runs along as a co
 import datetime
 import sys
 import timeit
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
