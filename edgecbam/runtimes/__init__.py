@@ -13,7 +13,7 @@ from edgecbam.runtimes.litert import LITERT
 from edgecbam.runtimes.onnx_runtime import ONNXRUNTIME
 from edgecbam.runtimes.openvino_runtime import OPENVINO, OPENVINO_BF16
 from edgecbam.runtimes.quantized import described, to_input, to_real
-from edgecbam.runtimes.session import CannotRun, Opener, Runtime, Session, TensorInfo, check_file
+from edgecbam.runtimes.session import CannotRun, Opener, Runtime, Session, Shapes, TensorInfo, check_file
 
 __all__ = [
     "RUNTIMES",
@@ -21,6 +21,7 @@ __all__ = [
     "Opener",
     "Runtime",
     "Session",
+    "Shapes",
     "TensorInfo",
     "available",
     "check_file",

@@ -11,9 +11,12 @@ from edgecbam.runtimes.session import (
     CannotRun,
     Runtime,
     Session,
+    Shapes,
     TensorInfo,
     check_arrays,
+    check_device,
     check_file,
+    check_shapes,
     check_threads,
     one_line,
 )
@@ -50,7 +53,7 @@ class _LiteRtSession:
         """``xnnpack_partitions``: how many delegate calls; ``ops_outside``: names of the ops that stayed outside."""
         running = _running_ops(self._interpreter._get_ops_details(), self._output_indices)
         return {
-            "delegate": "xnnpack",
+            "delegate": "xnnpack" if "DELEGATE" in running else None,
             "device": "cpu",
             "threads": self._threads,
             "xnnpack_partitions": running.count("DELEGATE"),
@@ -61,20 +64,35 @@ class _LiteRtSession:
         self._interpreter = None
 
 
-def open_model(model: Path, threads: int = 1) -> Session:
+def open_model(model: Path, threads: int = 1, device: str = "cpu", shapes: Shapes | None = None) -> Session:
     """Open a .tflite file with ``threads`` threads; see Opener for the errors."""
+    return _open(model, threads, device, shapes, {})
+
+
+def open_reference(model: Path, threads: int = 1, device: str = "cpu", shapes: Shapes | None = None) -> Session:
+    """Open a .tflite file with LiteRT's reference kernels and without any delegate; see Opener for the errors."""
+    resolvers = LITERT.load().OpResolverType
+    return _open(model, threads, device, shapes, {"experimental_op_resolver_type": resolvers.BUILTIN_REF})
+
+
+def _open(model: Path, threads: int, device: str, shapes: Shapes | None, settings: dict[str, Any]) -> Session:
     check_threads(threads)
+    check_device(LITERT, device)
     check_file(model, LITERT.formats)
     interpreter_module = LITERT.load()
     try:
-        interpreter = interpreter_module.Interpreter(model_path=str(model), num_threads=threads)
+        interpreter = interpreter_module.Interpreter(model_path=str(model), num_threads=threads, **settings)
     except ValueError as error:  # "The model is not a valid Flatbuffer buffer"
         if "flatbuffer" in str(error).lower() or "model allocation" in str(error).lower():
             raise InputError(f"{model} is damaged or no .tflite model: {one_line(error)}") from None
         raise CannotRun(f"LiteRT cannot run {model.name}: {one_line(error)}") from error
     except RuntimeError as error:
         raise CannotRun(f"LiteRT cannot run {model.name}: {one_line(error)}") from error
+    details = {detail["name"]: detail for detail in interpreter.get_input_details()}
+    wanted = check_shapes([_info(detail) for detail in details.values()], shapes)
     try:
+        for name, shape in wanted.items():
+            interpreter.resize_tensor_input(details[name]["index"], shape, strict=True)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:  # a missing op, or XNNPACK could not be created
         raise CannotRun(f"LiteRT cannot run {model.name}: {one_line(error)}") from error
@@ -85,9 +103,10 @@ def _info(detail: dict[str, Any]) -> TensorInfo:
     dtype = np.dtype(detail["dtype"])
     scale, zero_point = detail["quantization"]
     known = dtype.kind in "iu" and scale > 0
+    signature = detail["shape_signature"]  # -1 where a dimension is free
     return TensorInfo(
         detail["name"],
-        tuple(int(size) for size in detail["shape"]),
+        tuple(int(size) for size in (signature if len(signature) else detail["shape"])),
         dtype.name,
         float(scale) if known else None,
         int(zero_point) if known else None,
@@ -122,4 +141,5 @@ LITERT = Runtime(
     extra="litert",
     formats=(".tflite",),
     open=open_model,
+    reference=open_reference,
 )

@@ -21,9 +21,12 @@ from edgecbam.runtimes.session import (
     CannotRun,
     Runtime,
     Session,
+    Shapes,
     TensorInfo,
     check_arrays,
+    check_device,
     check_file,
+    check_shapes,
     check_threads,
     one_line,
 )
@@ -94,17 +97,32 @@ class _OnnxRuntimeSession:
         self._session = None
 
 
-def open_model(model: Path, threads: int = 1) -> Session:
+def open_model(model: Path, threads: int = 1, device: str = "cpu", shapes: Shapes | None = None) -> Session:
     """Open an .onnx file with ``threads`` threads inside an op, ops one after another; see Opener for the errors."""
+    return _open_session(model, threads, device, shapes, rewrite=True)
+
+
+def open_reference(model: Path, threads: int = 1, device: str = "cpu", shapes: Shapes | None = None) -> Session:
+    """Open an .onnx file and run its nodes as they stand, none fused or rewritten; see Opener for the errors."""
+    return _open_session(model, threads, device, shapes, rewrite=False)
+
+
+def _open_session(model: Path, threads: int, device: str, shapes: Shapes | None, rewrite: bool) -> Session:
     check_threads(threads)
+    check_device(ONNXRUNTIME, device)
     check_file(model, ONNXRUNTIME.formats)
     ort = ONNXRUNTIME.load()
     needs_precision = saturates(platform.machine(), _read_cpuinfo())
-    session = _open(ort, model, _options(ort, threads, needs_precision))
+    options = _options(ort, threads, needs_precision)
+    if not rewrite:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = _open(ort, model, options)
     unknown = [a.type for a in [*session.get_inputs(), *session.get_outputs()] if a.type not in _DTYPES]
     if unknown:
         raise CannotRun(f"ONNX Runtime: {model.name} has a tensor of type {unknown[0]}, which edgecbam does not feed")
-    return _OnnxRuntimeSession(session, ort.OrtValue, threads, "1" if needs_precision else "not needed")
+    opened = _OnnxRuntimeSession(session, ort.OrtValue, threads, "1" if needs_precision else "not needed")
+    check_shapes(opened.inputs, shapes)  # the arrays decide: ONNX Runtime plans anew for each shape
+    return opened
 
 
 def count_nodes(model: Path, threads: int, arrays: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -188,4 +206,5 @@ ONNXRUNTIME = Runtime(
     formats=(".onnx",),
     open=open_model,
     nodes=count_nodes,
+    reference=open_reference,
 )

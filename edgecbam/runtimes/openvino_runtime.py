@@ -20,9 +20,12 @@ from edgecbam.runtimes.session import (
     CannotRun,
     Runtime,
     Session,
+    Shapes,
     TensorInfo,
     check_arrays,
+    check_device,
     check_file,
+    check_shapes,
     check_threads,
     one_line,
 )
@@ -72,18 +75,19 @@ class _OpenVinoSession:
         self._held = []
 
 
-def open_model(model: Path, threads: int = 1) -> Session:
+def open_model(model: Path, threads: int = 1, device: str = "cpu", shapes: Shapes | None = None) -> Session:
     """Open an .onnx or .tflite file with one stream of ``threads`` threads, in float32; see Opener for the errors."""
-    return _open(model, threads, "f32")
+    return _open(model, threads, device, shapes, "f32")
 
 
-def open_bfloat16(model: Path, threads: int = 1) -> Session:
+def open_bfloat16(model: Path, threads: int = 1, device: str = "cpu", shapes: Shapes | None = None) -> Session:
     """As ``open_model``, with float operations in bfloat16; raises CannotRun where the CPU has none."""
-    return _open(model, threads, "bf16")
+    return _open(model, threads, device, shapes, "bf16")
 
 
-def _open(model: Path, threads: int, precision: str) -> Session:
+def _open(model: Path, threads: int, device: str, shapes: Shapes | None, precision: str) -> Session:
     check_threads(threads)
+    check_device(OPENVINO, device)
     check_file(model, OPENVINO.formats)
     openvino = OPENVINO.load()
     core = openvino.Core()
@@ -95,6 +99,9 @@ def _open(model: Path, threads: int, precision: str) -> Session:
         if any(words in str(error).lower() for words in ("not support", "unsupported", "no conversion rule")):
             raise CannotRun(f"OpenVINO cannot run {model.name}: {_last_line(error)}") from error
         raise InputError(f"{model} is damaged or not readable by OpenVINO: {_last_line(error)}") from None
+    wanted = check_shapes([_info(port) for port in network.inputs], shapes)
+    if wanted:
+        network.reshape({name: list(shape) for name, shape in wanted.items()})
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",

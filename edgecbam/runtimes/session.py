@@ -5,7 +5,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgecbam.errors import EnvironmentFailure, InputError, MissingPackage
+
+Shapes = Mapping[str, tuple[int, ...]]  # by input name, for inputs that have free dimensions
 
 
 class CannotRun(EnvironmentFailure):
@@ -75,13 +77,19 @@ class Session(Protocol):
 class Opener(Protocol):
     """How a runtime opens a file.
 
+    Args:
+        model: the file.
+        threads: threads of one inference.
+        device: ``"cpu"`` or ``"gpu"``; one of the runtime's ``devices``.
+        shapes: whole shapes of inputs that have free dimensions; names of other models' inputs are passed over.
+
     Raises:
         MissingPackage: the runtime is not installed.
         InputError: the file is missing or is no sound model of its format.
-        CannotRun: the file is sound but has something that this runtime cannot run.
+        CannotRun: the file is sound but has something that this runtime cannot run, or the device is not there.
     """
 
-    def __call__(self, model: Path, threads: int = 1) -> Session: ...
+    def __call__(self, model: Path, threads: int = 1, device: str = "cpu", shapes: Shapes | None = None) -> Session: ...
 
 
 class NodeCounter(Protocol):
@@ -105,6 +113,31 @@ class NodeCounter(Protocol):
     def __call__(self, model: Path, threads: int, arrays: Sequence[np.ndarray]) -> dict[str, Any]: ...
 
 
+class Profiler(Protocol):
+    """How a runtime tells what each op takes, in a session of its own, after everything that is timed.
+
+    Args:
+        model: the file.
+        threads: threads of one inference.
+        device: as for Opener.
+        arrays: inputs of the model.
+        runs: inferences to average over, after a few untimed ones.
+
+    Returns:
+        JSON values: ``ops``, a list in the order of running of ``{"name", "op", "us", "where"}``: the runtime's or the
+        model's name for this op, its kind, its mean microseconds per inference, and where it ran (``"xnnpack"``,
+        ``"cpu"``, ``"gpu"`` …); ``delegate``, the place that the ops are meant to run in, or None where there is no
+        such choice; and ``resolution_us``, below which a time means nothing.
+
+    Raises:
+        CannotRun: the runtime did not tell.
+    """
+
+    def __call__(
+        self, model: Path, threads: int, device: str, arrays: Sequence[np.ndarray], runs: int
+    ) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class Runtime:
     """An entry of the registry.
@@ -119,6 +152,10 @@ class Runtime:
         devices: where it can run.
         withheld: modules that must not be importable while the package is imported.
         nodes: counts the nodes on integers and in float; None where the runtime does not tell.
+        reference: opens a file in the plainest way there is on the CPU, without delegates and rewritten graphs, to
+            say what its outputs should be; None where another runtime of the same format does that.
+        profile: times the ops; None where the runtime does not tell.
+        functional: why its time is no speed, such as that of an interpreter for another kind of machine; "" else.
     """
 
     name: str
@@ -130,6 +167,9 @@ class Runtime:
     devices: tuple[str, ...] = ("cpu",)
     withheld: tuple[str, ...] = ()
     nodes: NodeCounter | None = None
+    reference: Opener | None = None
+    profile: Profiler | None = None
+    functional: str = ""
 
     def installed(self) -> bool:
         """Whether the module is there, from whichever distribution. Imports nothing heavy."""
@@ -195,6 +235,28 @@ def check_threads(threads: int) -> None:
     """Raise InputError unless ``threads`` is at least 1: no runtime is left to choose for itself."""
     if threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
+
+
+def check_device(runtime: Runtime, device: str) -> None:
+    """Raise CannotRun unless the runtime can run on this kind of device at all."""
+    if device not in runtime.devices:
+        raise CannotRun(f"{runtime.name} runs on {' and '.join(runtime.devices)}, not on {device}")
+
+
+def check_shapes(inputs: Sequence[TensorInfo], shapes: Shapes | None) -> dict[str, tuple[int, ...]]:
+    """The shapes that belong to these inputs; raises InputError where one does not fit its input."""
+    chosen = {}
+    for info in inputs:
+        shape = (shapes or {}).get(info.name)
+        if shape is None:
+            continue
+        fits = len(shape) == len(info.shape) and all(
+            want in (-1, have) for want, have in zip(info.shape, shape, strict=True)
+        )
+        if not fits:
+            raise InputError(f"the shape {list(shape)} does not fit the input {info.name} {list(info.shape)}")
+        chosen[info.name] = shape
+    return chosen
 
 
 def check_arrays(inputs: tuple[TensorInfo, ...], arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
