@@ -24,7 +24,7 @@ WEB := build/web
 WEB_PINS := tests/consumers/web
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-data test-web lint types format lock bench-lowering bench-onnx runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
+.PHONY: help setup demo test test-data test-ssh test-web test-page lint types format lock bench-lowering bench-onnx runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -96,7 +96,31 @@ test-web:
 	    echo "make: could not install onnxruntime-web: the tests in WebAssembly will fail" >&2; \
 	fi
 
-test: $(READY) test-data test-web
+# A browser, in which tests look at report.html.
+test-page:
+	@if ! command -v chromium >/dev/null 2>&1; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; } || \
+	      echo "make: could not install chromium: the tests of report.html will fail" >&2; \
+	  else \
+	    echo "make: chromium is missing, and the tests of report.html will fail: sudo apt-get install chromium" >&2; \
+	  fi; \
+	fi
+
+# An ssh server and its client; tests measure over a connection to 127.0.0.1, with keys of their own.
+test-ssh:
+	@missing=; \
+	[ -x /usr/sbin/sshd ] || command -v sshd >/dev/null 2>&1 || missing="openssh-server"; \
+	command -v ssh >/dev/null 2>&1 || missing="$$missing openssh-client"; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	  echo "make: installing $$missing, for the tests over ssh"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing && missing=; \
+	fi; \
+	if [ -n "$$missing" ]; then \
+	  echo "make: missing, and the tests over ssh will fail: sudo apt-get install $$missing" >&2; \
+	fi
+
+test: $(READY) test-data test-ssh test-web test-page
 	"$(BIN)/python" -m pytest $(ARGS)
 
 lint: $(READY) types

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import edgecbam
 
@@ -33,6 +33,26 @@ class ChildFailed(Exception):
         super().__init__(reason)
         self.status = status
         self.reason = reason
+
+
+class Worker(Protocol):
+    """What measures one cell, wherever it runs."""
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send one command."""
+
+    def hear(self, timeout_s: float) -> dict[str, Any]:
+        """The next answer; raises ChildFailed."""
+
+    def ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """``tell`` and ``hear``."""
+
+    def kill(self) -> None:
+        """End it, whatever it is doing. May be called again."""
+
+    def __enter__(self) -> "Worker": ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Child:
@@ -62,6 +82,20 @@ class Child:
     def pid(self) -> int:
         """Process id."""
         return self._process.pid
+
+    def exit_code(self, timeout_s: float = 5.0) -> int | None:
+        """What it ended with, negative for a signal; None where it still runs after ``timeout_s``."""
+        try:
+            return self._process.wait(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def last_words(self) -> str:
+        """The last line of its standard error, or ""."""
+        self._noise.seek(0, 2)
+        self._noise.seek(max(self._noise.tell() - 2000, 0))
+        lines = self._noise.read().decode("utf-8", "replace").strip().splitlines()
+        return lines[-1].strip()[:200] if lines else ""
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send one line. A child that is already gone is noticed by ``hear``."""
@@ -128,15 +162,12 @@ class Child:
         self._answers.put(None)
 
     def _epitaph(self) -> str:
-        try:
-            code = self._process.wait(timeout=5)  # its output has ended, so it is about to
-        except subprocess.TimeoutExpired:
+        code = self.exit_code()  # its output has ended, so it is about to
+        if code is None:
             return f"closed its output {self._doing}"
         how = f"exit code {code}"
         if code < 0:
             with contextlib.suppress(ValueError):
                 how = signal.Signals(-code).name
-        self._noise.seek(0, 2)
-        self._noise.seek(max(self._noise.tell() - 2000, 0))
-        lines = self._noise.read().decode("utf-8", "replace").strip().splitlines()
-        return f"died {self._doing} ({how})" + (f": {lines[-1].strip()[:200]}" if lines else "")
+        words = self.last_words()
+        return f"died {self._doing} ({how})" + (f": {words}" if words else "")

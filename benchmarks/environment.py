@@ -61,6 +61,11 @@ def describe(runtimes: Sequence[str], root: Path = Path("/")) -> dict[str, Any]:
     }
 
 
+def snapshot() -> dict[str, Any]:
+    """What may change while measuring."""
+    return {"load": load_average()}
+
+
 def load_average() -> float | None:
     """How many processes wanted a CPU, averaged over the last minute."""
     try:

@@ -21,10 +21,10 @@ from edgecbam import artifacts, runtimes
 from edgecbam.errors import EnvironmentFailure, InputError
 from edgecbam.events import Event, OnEvent, ignore
 
-from . import environment, litert_profile, measure, statistics, study_command
+from . import environment, litert_profile, sessions, statistics, study_command
 from .cells import Cell
-from .measure import Outcome
 from .protocol import Protocol
+from .sessions import Outcome
 
 RUNTIME = "litert"
 INDEX_FILE = "index.json"
@@ -226,7 +226,7 @@ def run(folder: Path, quick: bool, on_event: OnEvent = ignore) -> dict[str, Any]
     for network in networks:
         protocol = QUICK if quick else _protocol(network)
         on_event(Event("lowering", message=f"{network.name}: {protocol.name}"))
-        outcomes = measure.run_sessions(cells(network), protocol)
+        outcomes = sessions.run_sessions(cells(network), protocol)
         found = rows(network, outcomes, protocol.name)
         report["rows"] += found
         if network.whole:

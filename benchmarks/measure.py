@@ -1,17 +1,16 @@
-"""Measure latency so that two measurements can be compared.
+"""Measure latency so that two measurements can be compared, and make the report.
 
-Measuring A and then B on a shared machine compares two moments, not two models. So every cell is a process of its
-own, all of them ready before the first timed run, and the parent takes a short block of runs from each in a new
-random order, round after round; then come fresh processes, because processes differ too. A second process of the
-baseline runs along as a control: it shows what difference two equal things have on this machine, today.
+    value = benchmark_models([Path("a.tflite"), Path("b.tflite")], runtimes=("litert",), protocol="quick")
+
+How it is measured: sessions.py. On which machines: devices.py. What the report holds: report.schema.json.
 """
 
 import contextlib
+import dataclasses
 import datetime
 import io
-import os
-import random
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,81 +22,92 @@ from edgecbam.errors import InputError
 from edgecbam.events import Event, OnEvent, ignore
 
 from . import cells as making
-from . import environment, statistics
+from . import environment, profiles, references, statistics
 from .cells import Cell
-from .child import Child, ChildFailed
+from .child import ChildFailed, Worker
+from .devices import Device, LocalDevice, Settings, Unreachable, connect
 from .protocol import Protocol, find_protocol
+from .sessions import STAGE, Outcome, Start, ask_profile, run_sessions
 
-STAGE = "benchmark"
-PARITY_IMAGES = 64  # in every process after the first, which checks all samples
+SCHEMA_VERSION = 2
 REPORT_FILE = "report.json"
 RAW_FILE = "samples.npz"
 RAW_KEY = "raw_ns"
-ALL_IMAGES = 2**31
-CHECK_PATIENCE = 5  # a check is many inferences
-
-Start = Callable[[dict[str, Any]], Child]
+MEASURED = ("ok", "functional_only", "unsupported", "wrong_output")  # what measuring again would not change
 
 
-@dataclass
-class Outcome:
-    """What became of one cell. ``samples_ns`` holds [rounds, runs] for each process that went through.
+@dataclass(frozen=True)
+class Request:
+    """What is asked for beyond the models.
 
-    ``nodes`` counts those on integers and in float; where the runtime should have told and did not, it is None and
-    ``nodes_reason`` says why. That is no failure of the cell.
+    Attributes:
+        runtimes: names; None: what the device has or what is usual there.
+        threads: numbers of threads of one inference.
+        protocol: ``"quick"``, ``"standard"`` or ``"rigorous"``.
+        devices: ``cpu``, ``gpu``, ``ssh:HOST``, ``adb:SERIAL``.
+        settings: what remote devices need to know.
+        shapes: whole shapes of inputs that have free dimensions.
+        inputs: .npz with real inputs for bare files, instead of random ones.
+        profile: whether to time the ops too, in a separate run.
+        attention: regular expression of the names of ops that count as attention.
     """
 
-    status: str = "ok"
-    reason: str = ""
-    opened: list[dict[str, Any]] = field(default_factory=list)
-    check: dict[str, Any] | None = None
-    samples_ns: list[list[list[int]]] = field(default_factory=list)
-    nodes: dict[str, Any] | None = None
-    nodes_reason: str = ""
+    runtimes: tuple[str, ...] | None = None
+    threads: tuple[int, ...] = (1,)
+    protocol: str = "standard"
+    devices: tuple[str, ...] = ("cpu",)
+    settings: Settings = field(default_factory=Settings)
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    inputs: Path | None = None
+    profile: bool = False
+    attention: str = profiles.ATTENTION
 
 
 def benchmark_models(
     models: Sequence[Path],
+    request: Request,
     *,
-    runtimes: Sequence[str],
-    threads: int,
-    protocol: str,
     baseline: Path | None = None,
+    earlier: Mapping[str, Any] | None = None,
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
-    """Measure model files that belong to no run: latency only, for there are no references to check against.
+    """Measure model files that belong to no run: latency, and parity with a plain run of the same file on the CPU.
 
     Args:
-        models: .tflite and .onnx files.
-        runtimes: names of runtimes; each measures the files that it reads.
-        threads: threads of one inference.
-        protocol: ``"quick"``, ``"standard"`` or ``"rigorous"``.
-        baseline: file that all others are compared with on the same runtime; measured too.
+        models: .tflite, .onnx and .keras files.
+        request: where and how.
+        baseline: file that all others are compared with in the same place; measured too.
+        earlier: an unfinished report of the same measurement, with its raw samples: only what it lacks is measured.
         on_event: told of every round.
 
     Returns:
         The value of ``report.json``, with the raw samples under ``"raw_ns"`` (see write_report).
 
     Raises:
-        InputError: an unknown runtime or protocol, or a file that is missing or damaged. Nothing was timed then.
+        InputError: an unknown runtime, device or protocol, a file that is missing or damaged, or a free dimension that
+            nobody gave. Nothing was timed then.
     """
-    chosen = find_protocol(protocol)
-    _check_threads(threads)
-    cells, entries = making.bare_cells(models, runtimes, threads, baseline)
-    return measure(cells, entries, runtimes, chosen, on_event)
+    protocol = find_protocol(request.protocol)
+    devices = _connect(request)
+    shapes = dict(request.shapes)
+    where = making.spots(request.runtimes, devices, request.threads)
+    cells, entries = making.bare_cells(models, where, baseline, shapes)
+    with tempfile.TemporaryDirectory(prefix="edgecbam-") as folder:
+        cells = _with_references(cells, entries, Path(folder), request, protocol.seed)
+        return measure(cells, entries, protocol, on_event, devices=devices, request=request, earlier=earlier)
 
 
 def benchmark_run(
-    run: Path, *, runtimes: Sequence[str], threads: int, protocol: str, on_event: OnEvent = ignore
+    run: Path, request: Request, *, earlier: Mapping[str, Any] | None = None, on_event: OnEvent = ignore
 ) -> dict[str, Any]:
     """Measure the exported files of a run: parity first, then latency, beside accuracy and size.
 
-    Arguments, value and errors as for benchmark_models; the baseline is the float32 file on the same runtime.
+    Arguments, value and errors as for benchmark_models; the baseline is the float32 file in the same place.
     """
-    chosen = find_protocol(protocol)
-    _check_threads(threads)
-    cells, entries = making.run_cells(run, runtimes, threads)
-    return measure(cells, entries, runtimes, chosen, on_event)
+    protocol = find_protocol(request.protocol)
+    devices = _connect(request)
+    cells, entries = making.run_cells(run, making.spots(request.runtimes, devices, request.threads))
+    return measure(cells, entries, protocol, on_event, devices=devices, request=request, earlier=earlier)
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:
@@ -106,170 +116,207 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
     ``samples.npz`` holds one array [processes, rounds, runs] of int64 nanoseconds for each cell, named by its key.
     """
     buffer = io.BytesIO()
-    raw = {key: np.asarray(samples, np.int64) for key, samples in report.get(RAW_KEY, {}).items()}
-    np.savez_compressed(buffer, allow_pickle=False, **raw)
+    np.savez_compressed(buffer, allow_pickle=False, **raw_samples(report))
     artifacts.write_whole(folder / RAW_FILE, buffer.getvalue())
     artifacts.write_json(folder / REPORT_FILE, {key: value for key, value in report.items() if key != RAW_KEY})
+
+
+def raw_samples(report: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The raw samples of a report by cell key: [processes, rounds, runs] int64 nanoseconds."""
+    return {key: np.asarray(samples, np.int64) for key, samples in report.get(RAW_KEY, {}).items()}
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """What ``write_report`` wrote, raw samples included; raises InputError where it is damaged or missing."""
+    report = artifacts.read_json(folder / REPORT_FILE)
+    if not isinstance(report, dict) or not isinstance(report.get("results"), list):
+        raise InputError(f"{folder / REPORT_FILE} is no report of edgecbam")
+    try:
+        with np.load(folder / RAW_FILE, allow_pickle=False) as file:
+            report[RAW_KEY] = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError):
+        raise InputError(f"{folder / RAW_FILE} is missing or damaged: measure into another --out") from None
+    return report
 
 
 def measure(
     cells: Sequence[Cell],
     models: list[dict[str, Any]],
-    names: Sequence[str],
     protocol: Protocol,
     on_event: OnEvent = ignore,
-    start: Start = Child,
+    *,
+    start: Start | None = None,
+    devices: Sequence[Device] | None = None,
+    request: Request | None = None,
+    earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure the cells and make the report.
 
     Args:
         cells: what to measure, controls included.
         models: the report's ``models``.
-        names: runtimes whose versions are recorded.
         protocol: how long.
         on_event: told of every round.
-        start: starts a worker, for tests.
-    """
-    surroundings = environment.describe(names)
-    surroundings["started_utc"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    surroundings["load_before"] = environment.load_average()
-    outcomes = run_sessions(cells, protocol, on_event, start)
-    surroundings["load_after"] = environment.load_average()
-    sizes = {model["name"]: model["bytes"] for model in models}
-    return {
-        "schema_version": 1,
-        "tool": {"name": "edgecbam", "version": __version__},
-        "environment": surroundings,
-        "protocol": protocol.describe(),
-        "models": models,
-        "results": [_result(cell, outcomes[cell.key], sizes) for cell in cells if not cell.control],
-        "comparisons": compare(cells, outcomes),
-        RAW_KEY: {key: outcome.samples_ns for key, outcome in outcomes.items() if outcome.samples_ns},
-    }
-
-
-def run_sessions(
-    cells: Sequence[Cell], protocol: Protocol, on_event: OnEvent = ignore, start: Start = Child
-) -> dict[str, Outcome]:
-    """Run every session of a protocol; returns the outcome of each cell by key. No process is left behind.
+        start: starts a worker for a cell, for tests; None: the cell's device does.
+        devices: where; None: this machine's CPU.
+        request: what was asked for; None: nothing beyond the cells.
+        earlier: see benchmark_models.
 
     Raises:
-        InputError: a model file is damaged.
+        InputError: a model file is damaged, or ``earlier`` is of another measurement.
     """
-    outcomes = {cell.key: Outcome(cell.status or "ok", cell.reason) for cell in cells}
-    order = random.Random(protocol.seed)
-    for number in range(protocol.processes):
-        alive = [cell for cell in cells if outcomes[cell.key].status == "ok"]
-        order.shuffle(alive)
-        if alive:
-            _run_session(number, alive, outcomes, protocol, order, on_event, start)
-    return outcomes
-
-
-def _run_session(
-    number: int,
-    cells: Sequence[Cell],
-    outcomes: dict[str, Outcome],
-    protocol: Protocol,
-    order: random.Random,
-    on_event: OnEvent,
-    start: Start,
-) -> None:
-    """One fresh process for each cell: start, open, check, warm up, then rounds of blocks."""
-    children: dict[str, Child] = {}
-    samples: dict[str, list[list[int]]] = {cell.key: [] for cell in cells}
-    total = protocol.processes * protocol.rounds
-    at_once = max(1, (os.cpu_count() or 1) // cells[0].threads)
-
-    def step(key: str, action: Callable[[Child], dict[str, Any]]) -> dict[str, Any] | None:
-        """Do something with a child that is still there; a failure costs this cell and no other."""
-        if key not in children:
-            return None
-        try:
-            return action(children[key])
-        except ChildFailed as failure:
-            children.pop(key).kill()
-            if failure.status == "input":
-                raise InputError(failure.reason) from None
-            which = f" (process {number + 1} of {protocol.processes})" if number else ""
-            outcomes[key].status, outcomes[key].reason = failure.status, failure.reason + which
-            on_event(Event(STAGE, f"{key}: {failure.status}: {failure.reason}{which}"))
-            return None
-
+    asked = request or Request()
+    by_name = {device.name: device for device in devices or [LocalDevice("cpu")]}
+    todo = cells if earlier is None else _unfinished(cells, models, protocol, earlier)
+    names = list(dict.fromkeys(cell.runtime for cell in cells if cell.runtime in runtimes.RUNTIMES))
+    host = environment.describe(names)
+    started = _now()
+    host["started_utc"], host["load_before"] = started, environment.load_average()
     with contextlib.ExitStack() as stack:
-        for cell in cells:
-            children[cell.key] = stack.enter_context(start(_task(cell, protocol)))
-        for cell in cells:  # importing goes on side by side: nothing is timed yet
-            step(cell.key, lambda child: child.hear(protocol.timeout_s))
-        for cell in cells:  # one after another, for init_ms and first_ms are times
-            opened = step(cell.key, lambda child: child.ask({"command": "open"}, protocol.timeout_s))
-            if opened is not None:
-                outcomes[cell.key].opened.append(opened)
-        images = PARITY_IMAGES if number else ALL_IMAGES
-        for group in _groups(list(children), at_once):
-            for key in group:
-                children[key].tell({"command": "check", "images": images})
-            for key in group:
-                check = step(key, lambda child: child.hear(CHECK_PATIENCE * protocol.timeout_s))
-                if check is not None:
-                    _note_check(check, outcomes[key], number)
-                    if not check["passed"]:
-                        children.pop(key).kill()
-        for cell in cells:
-            step(cell.key, lambda child: child.ask({"command": "warm", "runs": protocol.warm_up}, protocol.timeout_s))
-        block = {"command": "block", "lead_in": protocol.lead_in, "runs": protocol.block}
-        for round_number in range(protocol.rounds):
-            keys = list(children)
-            order.shuffle(keys)
-            for key in keys:
-                answer = step(key, lambda child: child.ask(block, protocol.timeout_s))
-                if answer is not None:
-                    samples[key].append(answer["ns"])
-            on_event(Event(STAGE, step=number * protocol.rounds + round_number + 1, total=total, unit="round"))
-        for key in children:
-            outcomes[key].samples_ns.append(samples[key])
-        for cell in cells if number == 0 else ():  # it opens the file a second time: nothing is timed any more
-            if cell.key in children and not cell.control and runtimes.find(cell.runtime).nodes is not None:
-                _ask_nodes(children[cell.key], outcomes[cell.key], protocol.timeout_s)
-
-
-def _ask_nodes(child: Child, outcome: Outcome, timeout_s: float) -> None:
-    try:
-        outcome.nodes = child.ask({"command": "nodes"}, timeout_s)["nodes"]
-    except ChildFailed as failure:
-        outcome.nodes_reason = failure.reason
-
-
-def _groups(keys: list[str], size: int) -> list[list[str]]:
-    return [keys[i : i + size] for i in range(0, len(keys), size)]
-
-
-def _task(cell: Cell, protocol: Protocol) -> dict[str, Any]:
-    return {
-        "model": str(cell.path),
-        "runtime": cell.runtime,
-        "threads": cell.threads,
-        "seed": protocol.seed,
-        "export": None if cell.export is None else str(cell.export),
+        for device in by_name.values():
+            stack.callback(device.close)
+        ready, machines = _reach(todo, by_name, names, on_event)
+        begin = start or _starter(by_name)
+        outcomes = run_sessions(ready, protocol, on_event, begin)
+        told = _profiles(ready, outcomes, protocol, asked, begin, on_event) if asked.profile else []
+        for name, machine in machines.items():
+            machine["after"] = _snapshot(by_name[name])
+    host["load_after"] = environment.load_average()
+    versions = {name: machine["environment"].get("versions", {}) for name, machine in machines.items()}
+    sizes = {model["name"]: model["bytes"] for model in models}
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "edgecbam", "version": __version__},
+        "environment": host,
+        "devices": machines,
+        "protocol": protocol.describe(),
+        "models": models,
+        "results": [
+            _result(cell, outcomes[cell.key], sizes, versions.get(cell.device, {}))
+            for cell in ready
+            if not cell.control
+        ],
+        "comparisons": compare(ready, outcomes),
+        "profiles": told,
+        "measurements": [{"started_utc": started, "finished_utc": _now(), "cells": [cell.key for cell in ready]}],
+        "gate": None,
+        RAW_KEY: {key: outcome.samples_ns for key, outcome in outcomes.items() if outcome.samples_ns},
     }
+    return report if earlier is None else _merge(cells, earlier, report)
 
 
-def _note_check(check: dict[str, Any], outcome: Outcome, number: int) -> None:
-    if outcome.check is None:
-        outcome.check = check
-    if not check["passed"]:
-        which = f" (process {number + 1})" if number else ""
-        outcome.status, outcome.reason = "wrong_output", check["reason"] + which
+def _connect(request: Request) -> list[Device]:
+    if not request.devices:
+        raise InputError("no device to measure on: give cpu, gpu, ssh:HOST or adb:SERIAL")
+    if len(set(request.devices)) < len(request.devices):
+        raise InputError(f"a device is named twice: {', '.join(request.devices)}")
+    return [connect(name, request.settings) for name in request.devices]
 
 
-def _result(cell: Cell, outcome: Outcome, sizes: dict[str, int]) -> dict[str, Any]:
+def _with_references(
+    cells: Sequence[Cell], models: list[dict[str, Any]], folder: Path, request: Request, seed: int
+) -> list[Cell]:
+    """The cells with what their outputs should be; notes the precision of each file in ``models``."""
+    entries = {model["name"]: model for model in models}
+    made: dict[str, references.Made] = {}
+    for cell in cells:
+        if cell.model not in made and cell.path.suffix.lower() in references.FORMATS:
+            target = folder / f"reference{len(made)}.npz"
+            made[cell.model] = references.make(cell.path, target, seed, dict(cell.shapes), request.inputs)
+            entries[cell.model]["precision"] = made[cell.model].precision
+    without = references.Made(None, "")
+    return [dataclasses.replace(cell, reference=made.get(cell.model, without).path) for cell in cells]
+
+
+def _reach(
+    cells: Sequence[Cell], devices: Mapping[str, Device], names: Sequence[str], on_event: OnEvent
+) -> tuple[list[Cell], dict[str, dict[str, Any]]]:
+    """The cells, those of devices that cannot be reached as skipped, and what the others are."""
+    machines: dict[str, dict[str, Any]] = {}
+    lost: dict[str, str] = {}
+    for name, device in devices.items():
+        mine = [cell for cell in cells if cell.device == name and not cell.status]
+        if not mine:
+            continue
+        try:
+            device.prepare(_files(mine))
+            machines[name] = {"environment": device.describe(names), "before": device.snapshot(), "after": None}
+        except Unreachable as error:
+            lost[name] = str(error)
+            on_event(Event(STAGE, f"{name}: {error}"))
+    ready = [
+        dataclasses.replace(cell, status="skipped", reason=lost[cell.device])
+        if cell.device in lost and not cell.status
+        else cell
+        for cell in cells
+    ]
+    return [cell for cell in ready if not (cell.control and cell.status)], machines
+
+
+def _files(cells: Sequence[Cell]) -> list[Path]:
+    """All files that workers of these cells read."""
+    files: dict[Path, None] = {}
+    for cell in cells:
+        files[cell.path] = None
+        if cell.reference is not None:
+            files[cell.reference] = None
+        if cell.export is not None:
+            files |= {cell.export / artifacts.MANIFEST_FILE: None, cell.export / artifacts.SAMPLES_FILE: None}
+    return list(files)
+
+
+def _starter(devices: Mapping[str, Device]) -> Start:
+    def start(cell: Cell, task: dict[str, Any]) -> Worker:
+        try:
+            return devices[cell.device].start(task)
+        except Unreachable as error:
+            raise ChildFailed("skipped", str(error)) from None
+
+    return start
+
+
+def _snapshot(device: Device) -> dict[str, Any] | None:
+    try:
+        return device.snapshot()
+    except Unreachable:
+        return None
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _profiles(
+    cells: Sequence[Cell],
+    outcomes: Mapping[str, Outcome],
+    protocol: Protocol,
+    request: Request,
+    start: Start,
+    on_event: OnEvent,
+) -> list[dict[str, Any]]:
+    """One entry of ``profiles`` for each measured cell, one after another."""
+    told = []
+    for cell in cells:
+        if cell.control or outcomes[cell.key].status != "ok":
+            continue
+        on_event(Event(STAGE, f"profile of {cell.key}"))
+        place = {"model": cell.model, "runtime": cell.runtime, "device": cell.device, "threads": cell.threads}
+        try:
+            told.append(profiles.entry(place, ask_profile(cell, protocol, start), request.attention))
+        except ChildFailed as failure:
+            told.append(profiles.failed(place, failure.status, failure.reason))
+    return told
+
+
+def _result(cell: Cell, outcome: Outcome, sizes: Mapping[str, int], versions: Mapping[str, Any]) -> dict[str, Any]:
     """One row of ``results``. A cell that failed has no latency, whatever it measured before."""
     ok = outcome.status == "ok"
+    ran = outcome.status in ("ok", "functional_only")
     check = outcome.check or {}
     return {
         "model": cell.model,
         "runtime": cell.runtime,
-        "runtime_version": runtimes.find(cell.runtime).version(),
+        "runtime_version": versions.get(cell.runtime, _version(cell)),
         "device": cell.device,
         "threads": cell.threads,
         "status": outcome.status,
@@ -280,16 +327,32 @@ def _result(cell: Cell, outcome: Outcome, sizes: dict[str, int]) -> dict[str, An
         "bytes": sizes.get(cell.model),
         "init_ms": _median(outcome.opened, "init_ms") if ok else None,
         "first_ms": _median(outcome.opened, "first_ms") if ok else None,
-        "latency_ms": statistics.latency(outcome.samples_ns) if ok else None,
-        "memory": _memory(outcome.opened) if ok else None,
+        "latency_ms": _latency(outcome) if ok else None,
+        "memory": _memory(outcome.opened) if ran else None,
         "placement": outcome.opened[0]["placement"] if outcome.opened else None,
         "nodes": outcome.nodes,
         "nodes_reason": outcome.nodes_reason,
+        "measurement": 0,
     }
 
 
-def _median(opened: Sequence[dict[str, Any]], key: str) -> float:
-    return float(np.median([entry[key] for entry in opened]))
+def _latency(outcome: Outcome) -> dict[str, Any]:
+    """Of samples that are no single inferences but already medians of many (see placement), only p50 means anything."""
+    summary = statistics.latency(outcome.samples_ns)
+    if "statistic" in outcome.opened[0]["placement"]:
+        summary |= dict.fromkeys(("min", "mean", "max", "p90", "p99"))
+        summary["intervals"] |= dict.fromkeys(("p90", "p99"))
+    return summary
+
+
+def _version(cell: Cell) -> str | None:
+    local = cell.device in ("cpu", "gpu") and cell.runtime in runtimes.RUNTIMES
+    return runtimes.find(cell.runtime).version() if local else None
+
+
+def _median(opened: Sequence[dict[str, Any]], key: str) -> float | None:
+    known = [entry[key] for entry in opened if entry[key] is not None]
+    return float(np.median(known)) if known else None
 
 
 def _memory(opened: Sequence[dict[str, Any]]) -> dict[str, int | None]:
@@ -301,20 +364,18 @@ def _memory(opened: Sequence[dict[str, Any]]) -> dict[str, int | None]:
     return medians
 
 
-def compare(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
-    """Every measured cell against the baseline on its own runtime, and the controls."""
-    baselines = {(cell.model, cell.runtime): cell for cell in cells if not cell.control}
+def compare(cells: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+    """Every measured cell against the baseline in its own place, and the controls."""
+    baselines = {(cell.model, cell.place): cell for cell in cells if not cell.control}
     comparisons = []
     for cell in cells:
-        baseline = baselines.get((cell.baseline or "", cell.runtime))
+        baseline = baselines.get((cell.baseline or "", cell.place))
         if baseline is None or baseline is cell:
             continue
         if outcomes[cell.key].status != "ok" or outcomes[baseline.key].status != "ok":
             continue
-        ratio = statistics.ratio(
-            [np.asarray(process) for process in outcomes[cell.key].samples_ns],
-            [np.asarray(process) for process in outcomes[baseline.key].samples_ns],
-        )
+        times = [[np.asarray(process) for process in outcomes[c.key].samples_ns] for c in (cell, baseline)]
+        ratio = statistics.ratio(*times)
         comparisons.append(
             {
                 "kind": "control" if cell.control else "candidate",
@@ -325,12 +386,56 @@ def compare(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> list[dict[st
                 "threads": cell.threads,
                 "processes": len(outcomes[cell.key].samples_ns),
                 "ratio": ratio,
+                "process_ratios": statistics.process_ratios(*times),
                 "verdict": statistics.verdict(ratio["low"], ratio["high"]),
+                "measurement": 0,
             }
         )
     return comparisons
 
 
-def _check_threads(threads: int) -> None:
-    if threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
+def _unfinished(
+    cells: Sequence[Cell], models: Sequence[Mapping[str, Any]], protocol: Protocol, earlier: Mapping[str, Any]
+) -> list[Cell]:
+    """What an earlier report lacks, each with the baseline and the control of its place: old times are not compared."""
+    then = {model["name"]: model["sha256"] for model in earlier.get("models", [])}
+    now = {model["name"]: model["sha256"] for model in models}
+    if then != now:
+        raise InputError("the report to go on with is of other models: measure into another --out")
+    if earlier.get("schema_version") != SCHEMA_VERSION or earlier.get("protocol") != protocol.describe():
+        raise InputError("the report to go on with is of another protocol: measure into another --out")
+    done = {_row_key(row) for row in earlier["results"] if row["status"] in MEASURED}
+    lacking = [cell for cell in cells if not cell.control and cell.key not in done]
+    places = {cell.place for cell in lacking}
+    keys = {cell.key for cell in lacking}
+    return [
+        cell
+        for cell in cells
+        if cell.key in keys or (cell.place in places and (cell.control or cell.model == cell.baseline))
+    ]
+
+
+def _merge(cells: Sequence[Cell], earlier: Mapping[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """The earlier report with what was measured since; each row and comparison says in which measurement it was."""
+    number = len(earlier["measurements"])
+    old = {_row_key(row): row for row in earlier["results"]}
+    new = {_row_key(row): {**row, "measurement": number} for row in later["results"]}
+    keys = [cell.key for cell in cells if not cell.control]
+    rows = [old[key] if key in old and old[key]["status"] in MEASURED else new[key] for key in keys if key in old | new]
+    added = [{**comparison, "measurement": number} for comparison in later["comparisons"]]
+    raw = dict(earlier.get(RAW_KEY, {}))
+    raw |= {f"{key}|measurement {number}" if key in raw else key: value for key, value in later[RAW_KEY].items()}
+    profiled = {_row_key(entry) for entry in later["profiles"]}
+    return {
+        **later,
+        "devices": {**earlier["devices"], **later["devices"]},
+        "results": rows,
+        "comparisons": [*earlier["comparisons"], *added],
+        "profiles": [*(e for e in earlier["profiles"] if _row_key(e) not in profiled), *later["profiles"]],
+        "measurements": [*earlier["measurements"], *later["measurements"]],
+        RAW_KEY: raw,
+    }
+
+
+def _row_key(row: Mapping[str, Any]) -> str:
+    return "|".join(str(row[name]) for name in ("model", "runtime", "device", "threads"))

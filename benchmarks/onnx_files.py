@@ -18,11 +18,11 @@ from edgecbam import artifacts, runtimes
 from edgecbam.errors import InputError
 from edgecbam.events import Event, OnEvent, ignore
 
-from . import environment, measure, onnx_targets, parity, statistics, study_command
+from . import environment, onnx_targets, parity, sessions, statistics, study_command
 from .cells import Cell
-from .measure import Outcome
 from .onnx_targets import Row
 from .protocol import Protocol
+from .sessions import Outcome
 
 INDEX_FILE = "index.json"
 ATTENTIONS = ("none", "cbam")
@@ -171,7 +171,7 @@ def run(folder: Path, quick: bool, on_event: OnEvent = ignore) -> dict[str, Any]
         protocol = QUICK if quick else _protocol(network)
         on_event(Event("onnx_files", message=f"{network.name}: {protocol.name}"))
         of_rows = cells(network)
-        outcomes = measure.run_sessions([*of_rows.values(), *controls(network).values()], protocol)
+        outcomes = sessions.run_sessions([*of_rows.values(), *controls(network).values()], protocol)
         report["rows"] += rows(network, outcomes, protocol.name)
         by_row = {row: outcomes[cell.key] for row, cell in of_rows.items()}
         report["targets"] += onnx_targets.judge(network.name, by_row)
@@ -201,7 +201,7 @@ def _protocol(network: Network) -> Protocol:
     """By the baseline with CBAM: best of three."""
     session = runtimes.find("onnxruntime").open(network.files["cbam"][BASELINE], threads=1)
     try:
-        session.prepare(parity.random_inputs(session, FAST.seed, 1)[0])
+        session.prepare(parity.random_inputs(session, FAST.seed)[0])
         best_s = min(timeit.repeat(session.invoke, number=1, repeat=3))
     finally:
         session.close()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import statistics
-from .measure import Outcome
+from .sessions import Outcome
 
 OPSETS = (13, 18, 21)
 

@@ -1,10 +1,13 @@
 """Is the output right? Asked in every process before its times count, because a wrong answer can be very fast.
 
 Files of a run folder are checked against what Keras said of the held-out samples. A bare model file comes without
-references: only that its outputs are finite and depend on the input can be checked, and the report says so.
+references: it is run once in the plainest way there is on the CPU (references.py), and every cell is checked against
+that. Where that way is closed too, only that its outputs are finite and depend on the input can be checked, and the
+report says so.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +20,12 @@ from edgecbam.errors import InputError
 from edgecbam.runtimes import Session, TensorInfo, described, to_input, to_real
 
 RANDOM_INPUTS = 8
+# How far outputs may be from the reference, relative to the largest reference value, by precision of file and
+# arithmetic. Kernels of 8 bits round at every layer, each in its own way: whole LSBs, which weigh more the smaller the
+# outputs are, so TOLERATED_LSB of the output are allowed in any case.
+TOLERANCES = {"float32": 1e-3, "float16": 3e-2, "int8": 1e-1}
+TOLERATED_LSB = 2
+MIN_EQUAL = 0.9  # of the elements of outputs that are no quantities, such as indices
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ EXPECTATIONS: dict[str, Expectation] = {
     "model_int8.tflite": Expectation("keras_qat", min_agreement=0.95),
     "model_fp32.onnx": Expectation("keras_float", max_relative_error=1e-3),
     "model_int8.onnx": Expectation("keras_qat", min_agreement=0.95),
+    "model.keras": Expectation("keras_float", max_relative_error=1e-3),
 }
 
 
@@ -68,7 +78,8 @@ def run_inputs(folder: Path, file: str, session: Session, count: int) -> tuple[l
         raise InputError(
             f"{file} has {len(session.inputs)} inputs and {len(session.outputs)} outputs, expected one each"
         )
-    info = described(session.inputs[0], manifest.files[file].input)
+    entry = manifest.files.get(file)  # the Keras model is none of the exported files
+    info = session.inputs[0] if entry is None else described(session.inputs[0], entry.input)
     real = preprocessing.normalize(samples.images[:count], manifest.preprocessing)
     return [to_input(to_layout(image[None], info.shape), info) for image in real], samples
 
@@ -90,7 +101,8 @@ def to_layout(batch: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def check_run_file(folder: Path, file: str, session: Session, count: int) -> Check:
     """Run ``count`` samples and compare with Keras; accuracy and agreement are of those samples."""
     inputs, samples = run_inputs(folder, file, session, count)
-    tensor = described(session.outputs[0], artifacts.load_manifest(folder).files[file].output)
+    entry = artifacts.load_manifest(folder).files.get(file)
+    tensor = session.outputs[0] if entry is None else described(session.outputs[0], entry.output)
     logits = np.concatenate([to_real(session.run([array])[0], tensor).reshape(1, -1) for array in inputs])
     expectation = EXPECTATIONS[file]
     reference = getattr(samples, expectation.reference)[: len(inputs)]
@@ -149,18 +161,38 @@ def _useless_reference(reference: np.ndarray, expectation: Expectation) -> str:
     return ""
 
 
-def random_inputs(session: Session, seed: int, count: int = RANDOM_INPUTS) -> list[list[np.ndarray]]:
+def random_inputs(
+    session: Session, seed: int, shapes: Mapping[str, tuple[int, ...]] | None = None, count: int = RANDOM_INPUTS
+) -> list[list[np.ndarray]]:
     """``count`` sets of inputs: floats uniform in [-1, 1], quantized integers over their range, others 0 or 1.
 
-    Free dimensions are taken as 1. Wide integers without a scale may be indices, where anything above 1 may be out
-    of range.
+    Wide integers without a scale may be indices, where anything above 1 may be out of range.
+
+    Raises:
+        InputError: a dimension is free and ``shapes`` does not give it.
     """
     rng = np.random.default_rng(seed)
-    return [[_random_array(rng, info) for info in session.inputs] for _ in range(count)]
+    whole = whole_shapes(session.inputs, shapes or {})
+    return [
+        [_random_array(rng, info, shape) for info, shape in zip(session.inputs, whole, strict=True)]
+        for _ in range(count)
+    ]
 
 
-def _random_array(rng: np.random.Generator, info: TensorInfo) -> np.ndarray:
-    shape = tuple(max(size, 1) for size in info.shape)
+def whole_shapes(inputs: Sequence[TensorInfo], shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The shape of every input, free dimensions filled in; raises InputError that asks for what is missing."""
+    whole = [shapes.get(info.name, info.shape) for info in inputs]
+    free = [info for info, shape in zip(inputs, whole, strict=True) if any(size < 1 for size in shape)]
+    if free:
+        told = ", ".join(f"{info.name} {list(info.shape)}".replace("-1", "?") for info in free)
+        wanted = " ".join(
+            f"--shape {info.name}={','.join('N' if size < 1 else str(size) for size in info.shape)}" for info in free
+        )
+        raise InputError(f"free dimensions in {told}: say what to measure with {wanted}")
+    return whole
+
+
+def _random_array(rng: np.random.Generator, info: TensorInfo, shape: tuple[int, ...]) -> np.ndarray:
     dtype = np.dtype(info.dtype)
     if dtype.kind == "f":
         return rng.uniform(-1, 1, shape).astype(dtype)
@@ -170,12 +202,121 @@ def _random_array(rng: np.random.Generator, info: TensorInfo) -> np.ndarray:
     return rng.integers(0, 2, shape).astype(dtype)
 
 
-def check_bare_file(session: Session, seed: int) -> Check:
-    """Whether outputs are finite and differ between random inputs."""
-    outputs: list[Sequence[np.ndarray]] = [session.run(arrays) for arrays in random_inputs(session, seed)]
-    parity = {"checked": False, "inputs": len(outputs), "reason": "a bare model file has no reference outputs"}
-    if not all(np.all(np.isfinite(array)) for arrays in outputs for array in arrays):
-        return Check(False, "outputs are not finite", parity)
-    if all(np.array_equal(a, b) for arrays in outputs[1:] for a, b in zip(arrays, outputs[0], strict=True)):
-        return Check(False, f"outputs are the same for {len(outputs)} different random inputs", parity)
-    return Check(True, "", parity)
+@dataclass(frozen=True)
+class Reference:
+    """Sets of inputs of a bare file with what its outputs should be.
+
+    Attributes:
+        inputs: [sets][inputs] arrays.
+        outputs: [sets][outputs] arrays.
+        maker: what computed the outputs.
+        precision: of the file: a key of TOLERANCES.
+        scales: of each output; None where it is not quantized, or the format does not say.
+    """
+
+    inputs: list[list[np.ndarray]]
+    outputs: list[list[np.ndarray]]
+    maker: str
+    precision: str
+    scales: tuple[float | None, ...]
+
+
+def save_reference(path: Path, reference: Reference) -> None:
+    """Write a reference as .npz: arrays ``input_{set}_{k}`` and ``output_{set}_{k}``, and ``about``, JSON as bytes."""
+    about = {"maker": reference.maker, "precision": reference.precision, "scales": reference.scales}
+    arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    for kind, sets in (("input", reference.inputs), ("output", reference.outputs)):
+        arrays |= {f"{kind}_{i}_{k}": array for i, one in enumerate(sets) for k, array in enumerate(one)}
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def load_reference(path: Path) -> Reference:
+    """Read what ``save_reference`` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        about = json.loads(file["about"].tobytes())
+        sets: dict[str, list[list[np.ndarray]]] = {"input": [], "output": []}
+        for kind, found in sets.items():
+            while f"{kind}_{len(found)}_0" in file:
+                found.append([])
+                while (key := f"{kind}_{len(found) - 1}_{len(found[-1])}") in file:
+                    found[-1].append(file[key])
+    return Reference(sets["input"], sets["output"], about["maker"], about["precision"], tuple(about["scales"]))
+
+
+def check_against(session: Session, reference: Reference) -> Check:
+    """Run every set of a reference and compare."""
+    outputs = [session.run(arrays) for arrays in reference.inputs]
+    return compare_outputs(outputs, reference, str(session.placement().get("precision", "")))
+
+
+def compare_outputs(outputs: Sequence[Sequence[np.ndarray]], reference: Reference, arithmetic: str = "") -> Check:
+    """Compare outputs with those of a reference.
+
+    Args:
+        outputs: [sets][outputs] arrays, in the order of the reference's.
+        reference: what they should be.
+        arithmetic: precision that the runtime computes in, where that is less than the file's: ``"f16"``, ``"bf16"``.
+    """
+    half = reference.precision == "float32" and arithmetic in ("f16", "bf16")
+    tolerance = TOLERANCES["float16" if half else reference.precision]
+    parity: dict[str, Any] = {
+        "checked": True,
+        "inputs": len(outputs),
+        "reference": reference.maker,
+        "precision": "float16" if half else reference.precision,
+        "tolerance": tolerance,
+    }
+    problem = _useless(reference.outputs)
+    if problem:
+        return Check(False, f"the reference proves nothing: {problem}; give real inputs with --inputs", parity)
+    worst, reasons = 0.0, []
+    for k, scale in enumerate(reference.scales):
+        want = [one[k] for one in reference.outputs]
+        have = [one[k] if k < len(one) else np.empty(0) for one in outputs]
+        if [array.shape for array in have] != [array.shape for array in want]:
+            reasons.append(f"output {k} has shape {list(have[0].shape)}, the reference {list(want[0].shape)}")
+            continue
+        error, reason = _difference(np.stack(have), np.stack(want), scale, tolerance)
+        worst = max(worst, error)
+        reasons += [f"output {k} {reason}"] if reason else []
+    reason = f"{reasons[0]} ({reference.maker})" if reasons else ""
+    return Check(not reasons, reason, parity | {"relative_error": worst})
+
+
+def _useless(outputs: Sequence[Sequence[np.ndarray]]) -> str:
+    """Why reference outputs prove nothing, or ""."""
+    if not all(np.all(np.isfinite(array)) for one in outputs for array in one):
+        return "its outputs are not finite"
+    if len(outputs) > 1 and all(
+        np.array_equal(array, first) for one in outputs[1:] for array, first in zip(one, outputs[0], strict=True)
+    ):
+        return f"its outputs are the same for {len(outputs)} different inputs"
+    return ""
+
+
+def _difference(have: np.ndarray, want: np.ndarray, scale: float | None, tolerance: float) -> tuple[float, str]:
+    """The relative error of one output over all sets, and what is wrong, or ""."""
+    if not np.all(np.isfinite(have)):
+        return 0.0, "is not finite"
+    if (want.dtype.kind in "iub" and want.dtype.itemsize != 1 and scale is None) or want.dtype.kind == "b":
+        equal = float(np.mean(have == want))
+        return 1 - equal, "" if equal >= MIN_EQUAL else f"is the reference's on {equal:.0%} of its elements alone"
+    is_integer = want.dtype.kind in "iu"
+    a, b = have.astype(np.float64), want.astype(np.float64)
+    if is_integer:  # a zero point moves all values alike
+        low = float(np.min(b))
+        a, b = a - low, b - low
+    largest = max(float(np.max(np.abs(b))), 1e-12)
+    error = float(np.max(np.abs(a - b)))
+    lsb = 1.0 if is_integer else scale or 0.0
+    if error <= max(tolerance * largest, TOLERATED_LSB * lsb):
+        return error / largest, ""
+    return error / largest, f"differs from the reference by {error / largest:.2g} of its largest, allowed {tolerance:g}"
+
+
+def check_bare_file(session: Session, seed: int, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Check:
+    """Whether outputs are finite and differ between random inputs: all that can be said without a reference."""
+    outputs: list[Sequence[np.ndarray]] = [session.run(arrays) for arrays in random_inputs(session, seed, shapes)]
+    parity = {"checked": False, "inputs": len(outputs), "reason": "no CPU reference could be made"}
+    problem = _useless(outputs)
+    return Check(not problem, problem, parity)

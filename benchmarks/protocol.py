@@ -20,7 +20,8 @@ class Protocol:
 
     Attributes:
         processes: sessions, and so fresh processes of each cell.
-        warm_up: untimed runs of each process before the first round.
+        warm_up: untimed runs of each process before the first round, at least.
+        warm_up_s: seconds of untimed runs, at least: clocks and schedulers settle by time, not by count.
         seed: of the random orders and of random inputs.
         timeout_s: patience for one answer of a process, in seconds.
     """
@@ -34,6 +35,7 @@ class Protocol:
     note: str
     seed: int = 1
     timeout_s: float = 120.0
+    warm_up_s: float = 0.0
 
     def describe(self) -> dict[str, Any]:
         """The protocol as JSON values, with what its numbers mean."""
@@ -50,9 +52,20 @@ class Protocol:
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
-        Protocol("quick", 5, 20, 5, 1, 20, "quick protocol: a look, not a publication"),
-        Protocol("standard", 8, 40, 10, 1, 50, "standard protocol: fit to compare two builds on one machine"),
-        Protocol("rigorous", 15, 60, 10, 1, 100, "rigorous protocol: fit to publish, with the environment beside it"),
+        Protocol("quick", 5, 20, 5, 1, 20, "quick protocol: a look, not a publication", warm_up_s=0.1),
+        Protocol(
+            "standard", 8, 40, 10, 1, 50, "standard protocol: fit to compare two builds on one machine", warm_up_s=0.5
+        ),
+        Protocol(
+            "rigorous",
+            15,
+            60,
+            10,
+            1,
+            100,
+            "rigorous protocol: fit to publish, with the environment beside it",
+            warm_up_s=1.0,
+        ),
     )
 }
 

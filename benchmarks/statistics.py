@@ -107,6 +107,11 @@ def paired_log_ratio(candidate_ns: ArrayLike, baseline_ns: ArrayLike) -> float:
     return float(np.median(np.log(np.maximum(candidate, 1) / np.maximum(baseline, 1))))
 
 
+def process_ratios(candidate: Sequence[ArrayLike], baseline: Sequence[ArrayLike]) -> list[float]:
+    """Latency of the candidate over that of the baseline in each session; arguments as for ``ratio``."""
+    return [math.exp(paired_log_ratio(c, b)) for c, b in zip(candidate, baseline, strict=True)]
+
+
 def ratio(candidate: Sequence[ArrayLike], baseline: Sequence[ArrayLike]) -> dict[str, float | None]:
     """Latency of the candidate over that of the baseline: ``value``, and ``low`` and ``high`` of the 95 % interval.
 
@@ -116,8 +121,13 @@ def ratio(candidate: Sequence[ArrayLike], baseline: Sequence[ArrayLike]) -> dict
 
     ``low`` and ``high`` are None with a single session, which says nothing about the next one.
     """
-    logs = [paired_log_ratio(c, b) for c, b in zip(candidate, baseline, strict=True)]
-    interval = t_interval(logs)
+    return ratio_of_processes(process_ratios(candidate, baseline))
+
+
+def ratio_of_processes(ratios: Sequence[float], confidence: float = CONFIDENCE) -> dict[str, float | None]:
+    """``ratio`` from what ``process_ratios`` gives, with an interval of another confidence."""
+    logs = [math.log(one) for one in ratios]
+    interval = t_interval(logs, confidence)
     low, high = (None, None) if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
     return {"value": math.exp(float(np.mean(logs))), "low": low, "high": high}
 
@@ -138,10 +148,20 @@ def verdict(low: float | None, high: float | None) -> str:
     return "slower" if low > 1 + SMALLEST_DIFFERENCE else "inconclusive"
 
 
-def slower_than(ratio: Mapping[str, float | None], percent: float) -> bool:
-    """Whether the candidate is slower by more than ``percent``: the whole interval must lie beyond it."""
-    low = ratio["low"]
-    return low is not None and low > 1 + percent / 100
+def family_confidence(candidates: int) -> float:
+    """Confidence of each interval at which a gate of several candidates raises a false alarm as rarely as one of one.
+
+    Bonferroni's correction: the chance that any of ``candidates`` intervals misses is at most the sum of their own.
+    """
+    return 1 - (1 - CONFIDENCE) / max(candidates, 1)
+
+
+def gate_verdict(ratio: Mapping[str, float | None], percent: float) -> str:
+    """``slower`` where the whole interval lies above 1 + percent / 100, ``not slower`` below, else ``inconclusive``."""
+    low, high, threshold = ratio["low"], ratio["high"], 1 + percent / 100
+    if low is not None and low > threshold:
+        return "slower"
+    return "not slower" if high is not None and high <= threshold else "inconclusive"
 
 
 def latency(processes_ns: Sequence[ArrayLike]) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """The child process that measures one cell: it reads commands and writes answers, one JSON value a line.
 
-    {"command": "open"}                 -> load, allocate, first inference: init_ms, first_ms, memory, placement
+    {"command": "open"}                 -> load, allocate, first inference: init_ms, first_ms, memory, placement, and
+                                           functional: why its time is no speed, or ""
     {"command": "check", "images": n}   -> parity, accuracy, agreement
-    {"command": "warm", "runs": n}
+    {"command": "warm", "runs": n, "seconds": s}    -> {"warm": true, "runs": done}, once both are reached
     {"command": "block", "lead_in": n, "runs": n}   -> {"ns": […]}
     {"command": "nodes"}                -> {"nodes": …}, for runtimes that tell; a second session, so after all blocks
+    {"command": "profile", "runs": n}   -> {"profile": …}, likewise
     {"command": "close"}
 
 The first line it reads is the Task, the first it writes says that the runtime is imported. Runtimes write to standard
@@ -20,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,9 +43,13 @@ class Task:
     Attributes:
         model: path of the file.
         runtime: name of the runtime.
+        device: ``"cpu"`` or ``"gpu"``.
         threads: threads of one inference.
         seed: of random inputs.
+        shapes: whole shapes of inputs that have free dimensions.
         export: the export folder that the file belongs to, with its samples; None for a bare file.
+        reference: of a bare file: inputs and what its outputs should be, as references.py writes them; None where
+            nothing here can say.
     """
 
     model: str
@@ -51,6 +57,9 @@ class Task:
     threads: int
     seed: int
     export: str | None
+    device: str = "cpu"
+    shapes: dict[str, list[int]] = field(default_factory=dict)
+    reference: str | None = None
 
 
 def main() -> None:
@@ -81,49 +90,81 @@ def _serve(task: Task, commands: "queue.Queue[dict[str, Any]]", replies: TextIO)
             if name != "open":
                 raise ValueError(f"{name} before open")
             started = time.perf_counter_ns()
-            session = runtime.open(Path(task.model), threads=task.threads)
+            session = runtime.open(Path(task.model), task.threads, task.device, _shapes(task))
             opened = time.perf_counter_ns()
             timing_inputs = _timing_inputs(task, session)
             session.prepare(timing_inputs)
             first = _block(session, 1)[0]
             memory["peak_bytes"] = peak_bytes()
+            placement = session.placement()
             _reply(
                 replies,
                 {
                     "init_ms": (opened - started) / 1e6,
                     "first_ms": first / 1e6,
                     "memory": memory,
-                    "placement": session.placement(),
+                    "placement": placement,
+                    "functional": runtime.functional or _emulation(placement),
                 },
             )
         elif name == "check":
-            check = (
-                parity.check_bare_file(session, task.seed)
-                if task.export is None
-                else parity.check_run_file(Path(task.export), Path(task.model).name, session, command["images"])
-            )
-            _reply(replies, vars(check))
+            _reply(replies, vars(_check(task, session, command["images"])))
         elif name == "warm":
             session.prepare(timing_inputs)  # the check left others
-            _block(session, command["runs"])
+            done = _warm_up(session, command["runs"], command.get("seconds", 0.0))
             gc.collect()
             gc.disable()
-            _reply(replies, {"warm": True})
+            _reply(replies, {"warm": True, "runs": done})
         elif name == "block":
             _block(session, command["lead_in"])
             _reply(replies, {"ns": _block(session, command["runs"])})
         elif name == "nodes" and runtime.nodes is not None:
             _reply(replies, {"nodes": runtime.nodes(Path(task.model), task.threads, timing_inputs)})
+        elif name == "profile":
+            if runtime.profile is None:
+                raise CannotRun(f"{runtime.name} does not tell what its ops take")
+            profile = runtime.profile(Path(task.model), task.threads, task.device, timing_inputs, command["runs"])
+            _reply(replies, {"profile": profile})
         else:
             raise ValueError(f"no command {name}")
     if session is not None:
         session.close()
 
 
+def _shapes(task: Task) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for name, shape in task.shapes.items()}
+
+
 def _timing_inputs(task: Task, session: Session) -> list[np.ndarray]:
-    if task.export is None:
-        return parity.random_inputs(session, task.seed, 1)[0]
-    return parity.run_inputs(Path(task.export), Path(task.model).name, session, 1)[0]
+    if task.export is not None:
+        return parity.run_inputs(Path(task.export), Path(task.model).name, session, 1)[0]
+    if task.reference is not None:
+        return parity.load_reference(Path(task.reference)).inputs[0]
+    return parity.random_inputs(session, task.seed, _shapes(task), 1)[0]
+
+
+def _check(task: Task, session: Session, images: int) -> parity.Check:
+    if task.export is not None:
+        return parity.check_run_file(Path(task.export), Path(task.model).name, session, images)
+    if task.reference is not None:
+        return parity.check_against(session, parity.load_reference(Path(task.reference)))
+    return parity.check_bare_file(session, task.seed, _shapes(task))
+
+
+def _emulation(placement: dict[str, Any]) -> str:
+    """Why a GPU's time is no speed, or ""."""
+    if placement.get("software"):
+        return f"{placement.get('adapter') or 'the graphics adapter'} is an emulation on the CPU: its time is no GPU's"
+    return ""
+
+
+def _warm_up(session: Session, runs: int, seconds: float) -> int:
+    """Run until both a number of inferences and a time are reached; returns the number."""
+    done, end = 0, time.perf_counter() + seconds
+    while done < runs or time.perf_counter() < end:
+        session.invoke()
+        done += 1
+    return done
 
 
 def _block(session: Session, runs: int) -> list[int]:

@@ -302,26 +302,38 @@ def benchmark(
     run: Path,
     *,
     runtimes: Sequence[str] | None = None,
-    threads: int | None = None,
+    threads: Sequence[int] | None = None,
     protocol: str | None = None,
+    options: "BenchmarkOptions | None" = None,
+    resume: bool = False,
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
     """Measure the files of ``RUN/export`` and write ``RUN/benchmark``; returns the value of report.json.
 
-    What is None is taken from the recipe.
+    Args:
+        run: the run folder.
+        runtimes: names; None: those of the recipe, on a GPU or a phone all that it has.
+        threads: numbers of threads; None: that of the recipe.
+        protocol: name; None: that of the recipe.
+        options: devices and the rest; None: this machine's CPU.
+        resume: measure only what ``RUN/benchmark`` lacks.
+        on_event: told of every round.
     """
     from edgecbam.benchmarks import measure
 
-    settings = artifacts.load_recipe(run).benchmark
+    settings, chosen = artifacts.load_recipe(run).benchmark, options or BenchmarkOptions()
     artifacts.check_stage(run, "export")
-    value = measure.benchmark_run(
-        run,
-        runtimes=settings.runtimes if runtimes is None else tuple(runtimes),
-        threads=settings.threads if threads is None else threads,
-        protocol=settings.protocol if protocol is None else protocol,
-        on_event=on_event,
+    usual = settings.runtimes if all(name == "cpu" or name.startswith("ssh:") for name in chosen.devices) else None
+    request = _request(
+        chosen,
+        usual if runtimes is None else tuple(runtimes),
+        (settings.threads,) if threads is None else tuple(threads),
+        settings.protocol if protocol is None else protocol,
     )
+    earlier = measure.read_report(run / "benchmark") if resume and (run / "benchmark").is_dir() else None
+    value = measure.benchmark_run(run, request, earlier=earlier, on_event=on_event)
     _require_a_figure(value)
+    _judge(value, chosen, "")
     with artifacts.stage_folder(run, "benchmark") as folder:
         measure.write_report(folder, value)
     return value
@@ -330,31 +342,110 @@ def benchmark(
 def benchmark_models(
     models: Sequence[Path],
     *,
-    runtimes: Sequence[str],
-    threads: int,
-    protocol: str,
+    runtimes: Sequence[str] | None = None,
+    threads: Sequence[int] = (1,),
+    protocol: str = "standard",
+    options: "BenchmarkOptions | None" = None,
     baseline: Path | None = None,
     out: Path | None = None,
+    resume: bool = False,
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
-    """Measure any .tflite and .onnx files; writes report.json and report.md to ``out`` when given."""
-    from edgecbam.benchmarks import measure
+    """Measure any .tflite, .onnx and .keras files; writes report.json, report.md and report.html to ``out`` when given.
+
+    Args:
+        models: the files.
+        runtimes: names; None: the usual ones of each device.
+        threads: numbers of threads.
+        protocol: name.
+        options: devices and the rest; None: this machine's CPU.
+        baseline: model file, or report (or its folder) whose model is looked for by its digest and measured again.
+        out: folder for the report.
+        resume: measure only what the report in ``out`` lacks.
+        on_event: told of every round.
+    """
+    from edgecbam.benchmarks import gate, measure
     from edgecbam.benchmarks import report as reports
 
-    if out is not None and out.exists():
-        raise InputError(f"{out} exists already: give another --out")
-    value = measure.benchmark_models(
-        models, runtimes=runtimes, threads=threads, protocol=protocol, baseline=baseline, on_event=on_event
-    )
+    if out is not None and out.exists() and not resume:
+        raise InputError(f"{out} exists already: give another --out, or --resume to measure what it lacks")
+    if resume and out is None:
+        raise InputError("--resume needs --out: name the folder of the report to go on with")
+    chosen = options or BenchmarkOptions()
+    problem = ""
+    if baseline is not None and gate.is_report(baseline):
+        found = gate.find_baseline(baseline, models)
+        baseline, problem = found.path, found.reason
+    request = _request(chosen, None if runtimes is None else tuple(runtimes), tuple(threads), protocol)
+    earlier = measure.read_report(out) if resume and out is not None and out.is_dir() else None
+    value = measure.benchmark_models(models, request, baseline=baseline, earlier=earlier, on_event=on_event)
     _require_a_figure(value)
+    _judge(value, chosen, problem)
     if out is not None:
-        partial = out.with_name(f".{out.name}.partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        measure.write_report(partial, value)
-        artifacts.write_whole(partial / "report.md", reports.markdown(value, None))
-        artifacts.write_whole(partial / "report.html", reports.html(value, None))
-        partial.rename(out)
+        with artifacts.whole_folder(out) as partial:
+            measure.write_report(partial, value)
+            reports.write_pages(partial, value, None, None, measure.raw_samples(value))
     return value
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions:
+    """What ``edgecbam benchmark`` can be asked beyond models, runtimes, threads and protocol.
+
+    Attributes:
+        devices: ``cpu``, ``gpu``, ``ssh:HOST``, ``adb:SERIAL``.
+        remote_python: Python of an ssh device, with NumPy and the runtimes to measure.
+        benchmark_model: Google's benchmark_model for Android, for adb devices.
+        benchmark_model_sha256: what it must be.
+        adb_cores: hexadecimal mask of the cores that a phone is to use; None: its fastest ones.
+        shapes: by input name whole shapes, for inputs with free dimensions.
+        inputs: .npz with real inputs for bare files; None: random ones.
+        profile: whether to time the ops too, in a separate run.
+        attention: regular expression of the names of ops that count as attention; None: the usual names.
+        fail_if_slower: percentage by which a candidate may be slower than the baseline; None: no gate.
+    """
+
+    devices: tuple[str, ...] = ("cpu",)
+    remote_python: str = "python3"
+    benchmark_model: Path | None = None
+    benchmark_model_sha256: str | None = None
+    adb_cores: str | None = None
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    inputs: Path | None = None
+    profile: bool = False
+    attention: str | None = None
+    fail_if_slower: float | None = None
+
+
+def _request(
+    options: BenchmarkOptions, runtimes: tuple[str, ...] | None, threads: tuple[int, ...], protocol: str
+) -> Any:
+    from edgecbam.benchmarks import measure
+    from edgecbam.benchmarks.devices import Settings
+    from edgecbam.benchmarks.profiles import ATTENTION
+
+    settings = Settings(
+        options.remote_python, options.benchmark_model, options.benchmark_model_sha256, options.adb_cores
+    )
+    return measure.Request(
+        runtimes,
+        threads,
+        protocol,
+        options.devices,
+        settings,
+        options.shapes,
+        options.inputs,
+        options.profile,
+        ATTENTION if options.attention is None else options.attention,
+    )
+
+
+def _judge(value: dict[str, Any], options: BenchmarkOptions, problem: str) -> None:
+    """Put the verdict of the gate into a report, where one was asked for."""
+    from edgecbam.benchmarks import gate
+
+    if options.fail_if_slower is not None:
+        value["gate"] = gate.judge(value, options.fail_if_slower, problem)
 
 
 def report(run: Path, *, on_event: OnEvent = ignore) -> Path:

@@ -151,6 +151,20 @@ def stage_folder(run: Path, stage: str, keep: bool = False) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """Give a folder to work in that belongs to no run; on success it becomes ``final``, replacing what is there."""
+    partial = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        _move_into_place(partial, final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
 def _finish(partial: Path, final: Path, stage: str, origin: dict[str, Any]) -> None:
     """Write the record of a stage and move it into place; whatever fails leaves unfinished work that can be resumed."""
     own = (STAGE_FILE, ORIGIN_FILE)

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecbam import __version__
-from edgecbam.console import printable
+from edgecbam.console import fold, printable
 from edgecbam.errors import EdgeCbamError, EnvironmentFailure, GateFailed, InputError
 
 if TYPE_CHECKING:
@@ -160,18 +161,48 @@ def benchmark(
     runtime: Annotated[
         str | None, typer.Option("--runtime", metavar="A,B", help="Runtimes, such as litert,onnxruntime.")
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="Threads of a runtime.")] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", metavar="A,B", help="cpu, gpu, ssh:HOST, adb:SERIAL; else cpu. May be repeated."),
+    ] = None,
+    threads: Annotated[str | None, typer.Option("--threads", metavar="N,M", help="Threads of a runtime.")] = None,
     baseline: Annotated[
-        Path | None, typer.Option("--baseline", metavar="MODEL", help="The model that the others are compared with.")
+        Path | None,
+        typer.Option("--baseline", metavar="MODEL|REPORT", help="What the models are compared with, measured again."),
     ] = None,
     fail_if_slower: Annotated[
         str | None,
         typer.Option("--fail-if-slower", metavar="P", help="Exit code 1 if a model is over P percent slower, as 5%."),
     ] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Tell op by op where the time goes, too.")] = False,
+    attention: Annotated[
+        str | None, typer.Option("--attention", metavar="REGEX", help="Names of the ops that are attention.")
+    ] = None,
+    shapes: Annotated[
+        list[str] | None,
+        typer.Option("--shape", metavar="NAME=N,M", help="Shape of an input with free dimensions; may be repeated."),
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option("--inputs", metavar="NPZ", help="Real inputs by name, the first axis counting them.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few rounds: a first look.")] = False,
     rigorous: Annotated[bool, typer.Option("--rigorous", help="Many rounds: for a figure to publish.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for the report, where model files were given.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Measure only what the report lacks.")] = False,
+    remote_python: Annotated[
+        str, typer.Option("--remote-python", metavar="PATH", help="Python of an ssh device.")
+    ] = "python3",
+    benchmark_model: Annotated[
+        Path | None, typer.Option("--benchmark-model", metavar="FILE", help="Google's program, for adb devices.")
+    ] = None,
+    benchmark_model_sha256: Annotated[
+        str | None, typer.Option("--benchmark-model-sha256", metavar="HEX", help="What that program must be.")
+    ] = None,
+    adb_cores: Annotated[
+        str | None,
+        typer.Option("--adb-cores", metavar="MASK", help="Cores of the phone, such as f0; else its fastest."),
     ] = None,
 ) -> int:
     """Measure latency, accuracy and size of model files.
@@ -179,41 +210,65 @@ def benchmark(
     Given one run folder, it measures all the files of that run.
     """
     from edgecbam import api, artifacts, console, tables
-    from edgecbam.recipe import BenchmarkConfig
 
     if quick and rigorous:
         raise InputError("--quick and --rigorous exclude each other: give one of them")
-    percent = None if fail_if_slower is None else _percentage(fail_if_slower)
     protocol = "quick" if quick else "rigorous" if rigorous else None
-    runtimes = None if runtime is None else tuple(word.strip() for word in runtime.split(",") if word.strip())
-    if runtimes == ():
-        raise InputError("--runtime is empty: name at least one, such as litert")
-    is_run = len(models) == 1 and models[0].is_dir()
-    if is_run:
-        if baseline is not None or out is not None:
-            option = "--baseline" if baseline is not None else "--out"
-            raise InputError(f"{option} goes with model files; the figures of a run are kept in {models[0]}/benchmark")
+    runtimes = None if runtime is None else _words("--runtime", runtime, "litert")
+    counts = None if threads is None else tuple(_count("--threads", word) for word in _words("--threads", threads, "1"))
+    options = api.BenchmarkOptions(
+        devices=_words("--device", ",".join(device), "cpu") if device else ("cpu",),
+        remote_python=remote_python,
+        benchmark_model=benchmark_model,
+        benchmark_model_sha256=benchmark_model_sha256,
+        adb_cores=adb_cores,
+        shapes=tuple(_shape(text) for text in shapes or ()),
+        inputs=inputs,
+        profile=profile,
+        attention=None if attention is None else _pattern(attention),
+        fail_if_slower=None if fail_if_slower is None else _percentage(fail_if_slower),
+    )
+    if len(models) == 1 and models[0].is_dir():
+        given = {"--baseline": baseline, "--out": out, "--shape": shapes, "--inputs": inputs}
+        for option, value in given.items():
+            if value:
+                raise InputError(
+                    f"{option} goes with model files; the figures of a run are kept in {models[0]}/benchmark"
+                )
         artifacts.load_recipe(models[0])  # refuses a folder that is no run
         with console.shown_events() as on_event:
-            report = api.benchmark(models[0], runtimes=runtimes, threads=threads, protocol=protocol, on_event=on_event)
+            report = api.benchmark(
+                models[0],
+                runtimes=runtimes,
+                threads=counts,
+                protocol=protocol,
+                options=options,
+                resume=resume,
+                on_event=on_event,
+            )
     else:
-        for path in (*models, *([baseline] if baseline else [])):
+        for path in models:
             if not path.is_file():
                 what = "is a folder: give model files, or one run folder alone" if path.is_dir() else "does not exist"
                 raise InputError(f"the model {path} {what}")
-        defaults = BenchmarkConfig()
+        if baseline is not None and not baseline.exists():
+            raise InputError(f"the baseline {baseline} does not exist")
+        if options.fail_if_slower is not None and baseline is None:
+            raise InputError("--fail-if-slower needs a --baseline to compare with: a model file or a report")
         with console.shown_events() as on_event:
             report = api.benchmark_models(
                 models,
-                runtimes=defaults.runtimes if runtimes is None else runtimes,
-                threads=defaults.threads if threads is None else threads,
+                runtimes=runtimes,
+                threads=(1,) if counts is None else counts,
                 protocol=protocol or "standard",
+                options=options,
                 baseline=baseline,
                 out=out,
+                resume=resume,
                 on_event=on_event,
             )
     say(tables.results_table(report))
-    return DONE if percent is None else _judge_speed(report, percent)
+    return _obey_gate(report)
 
 
 @app.command()
@@ -332,24 +387,49 @@ def _percentage(text: str) -> float:
     return value
 
 
-def _judge_speed(report: dict[str, Any], percent: float) -> int:
-    """Refuse what is slower than allowed, and what left no figure to judge by."""
-    from edgecbam.benchmarks.statistics import slower_than
-    from edgecbam.tables import candidates
+def _words(option: str, text: str, example: str) -> tuple[str, ...]:
+    """``a, b`` as ("a", "b"); raises InputError where nothing is named."""
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not words:
+        raise InputError(f"{option} is empty: name at least one, such as {example}")
+    return words
 
-    broken = [row for row in report["results"] if row["status"] in ("wrong_output", "crash", "timeout")]
-    if broken:
-        names = ", ".join(f"{row['model']} on {row['runtime']} ({row['status']})" for row in broken)
-        raise GateFailed(f"--fail-if-slower cannot judge {names}")
-    compared = candidates(report)
-    if not compared:
-        raise InputError("--fail-if-slower has nothing to compare: name a --baseline")
-    if any(comparison["ratio"]["low"] is None for comparison in compared):
-        raise InputError("--fail-if-slower needs an interval, and one session gives none")
-    slow = [c for c in compared if slower_than(c["ratio"], percent)]
-    if slow:
-        names = ", ".join(f"{c['candidate']} on {c['runtime']}" for c in slow)
-        raise GateFailed(f"more than {percent:g} % slower than the baseline: {names}")
+
+def _count(option: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1024):
+        raise InputError(f"{option} must be whole numbers from 1 to 1024, got {text!r}")
+    return int(text)
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """``images=1,224,224,3`` as ("images", (1, 224, 224, 3))."""
+    name, _, sizes = text.rpartition("=")
+    try:
+        shape = tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        shape = ()
+    if not name or not shape or min(shape) < 1:
+        raise InputError(f"--shape must be NAME=N,M,…, such as images=1,224,224,3, got {text!r}")
+    return name, shape
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise InputError(f"--attention is no regular expression: {error}") from None
+    return text
+
+
+def _obey_gate(report: dict[str, Any]) -> int:
+    """Say what the gate says; raise GateFailed where it failed."""
+    gate = report.get("gate")
+    if gate is None:
+        return DONE
+    if gate["verdict"] == "failed":
+        raise GateFailed(f"gate at {gate['threshold_percent']:g} %: {gate['reason']}")
+    reason = f": {gate['reason']}" if gate["reason"] else ""
+    say(fold(printable(f"gate at {gate['threshold_percent']:g} %: {gate['verdict']}{reason}")))
     return DONE
 
 

@@ -216,7 +216,7 @@ def _runtime_extras(requirements: Sequence[Requirement]) -> list[str]:
     return [
         extra
         for extra, packages in by_extra.items()
-        if extra not in ("", "train", "dev") and packages != ["edgecbam"] and len(packages) == 1
+        if extra not in ("", "train", "dev", "report") and packages != ["edgecbam"] and len(packages) == 1
     ]
 
 

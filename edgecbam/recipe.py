@@ -17,8 +17,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli_w
-
 from edgecbam.errors import InputError
 
 DEFAULT_RECIPE = "fashion_cbam"
@@ -162,12 +160,18 @@ class Recipe:
         """sha256 (hex) of the TOML text of the named sections, or of the whole recipe when none is named."""
         plain = _untuple(dataclasses.asdict(self))
         chosen = {name: plain[name] for name in sections} if sections else plain
-        return hashlib.sha256(tomli_w.dumps(chosen).encode()).hexdigest()
+        return hashlib.sha256(_toml(chosen).encode()).hexdigest()
 
 
 def to_toml(recipe: Recipe) -> str:
     """The complete recipe as TOML text."""
-    return tomli_w.dumps(_untuple(dataclasses.asdict(recipe)))
+    return _toml(_untuple(dataclasses.asdict(recipe)))
+
+
+def _toml(value: dict[str, Any]) -> str:
+    import tomli_w  # a machine that only measures reads recipes at most, and need not have it
+
+    return tomli_w.dumps(value)
 
 
 def _untuple(value: Any) -> Any:

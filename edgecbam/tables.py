@@ -8,6 +8,13 @@ from edgecbam.console import WIDTH, fold, printable, shortened
 from edgecbam.runtimes.onnx_nodes import FLOAT_MODEL
 
 INTEGERS = "int"
+FAILED = "status: reason"  # of a row without a time, from its place to the right margin
+PLACE = ("model", "runtime", "device", "thr")
+COLUMNS = (*PLACE, "top-1 %", "KiB", INTEGERS, "p50 ms", "speed-up", "verdict")
+VARYING = {"device": "device", "thr": "threads"}  # columns that say something only where rows differ in them
+FIGURES = ("thr", "top-1 %", "KiB", INTEGERS, "p50 ms")
+LEAST_NEEDED = (INTEGERS, "KiB", "top-1 %")  # in the order in which they give way
+NAME_WIDTH, RUNTIME_WIDTH, DEVICE_WIDTH = 11, 16, 10
 
 
 class GateLike(Protocol):
@@ -35,8 +42,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset
         rows: the cells; a row may be shorter than the header, its last cell then runs on to the right margin.
         right: the columns to be set flush right.
     """
-    full = [row for row in rows if len(row) == len(header)]
-    widths = [max(len(row[i]) for row in (header, *full)) for i in range(len(header))]
+    in_columns = [row if len(row) == len(header) else row[:-1] for row in rows]
+    widths = [max(len(row[i]) for row in (header, *in_columns) if i < len(row)) for i in range(len(header))]
     widths[0] = max([widths[0], *(len(row[0]) for row in rows)])
     others = sum(widths[1:]) + len(widths) - 1
     widths[0] = min(widths[0], max(len(header[0]), WIDTH - others))
@@ -68,24 +75,50 @@ def figure(value: Any) -> str:
 def results_table(report: Mapping[str, Any]) -> str:
     """The cells of a benchmark report: accuracy, size, median latency, and speed-up with its 95 % interval.
 
-    The speed-up is baseline / candidate latency on the same runtime; ``int`` is how many nodes run on integers, of
-    those on integers or in float, where a runtime tells. A cell without figures shows its status and reason instead.
-    Below stand the nodes that stay in float in quantized models and why, every reason that the table had to cut, and
-    what the protocol is good for.
+    The speed-up is baseline / candidate latency in the same place; ``int`` is how many nodes run on integers, of
+    those on integers or in float, where a runtime tells; device and threads (``thr``) have columns where they vary. A
+    cell without figures shows its status and reason instead. Where all columns would leave the model too little room,
+    those of LEAST_NEEDED give way. Below stand the nodes that stay in float in quantized models and why, every reason
+    that the table had to cut, and what the protocol is good for.
     """
+    results = report["results"]
     compared = candidates(report)
-    rows = [_result_row(row, compared) for row in report["results"]]
-    header: tuple[str, ...] = ("model", "runtime", "top-1 %", "KiB", INTEGERS, "p50 ms", "speed-up", "verdict")
-    if not any(row.get("nodes") for row in report["results"]):  # no runtime told, or the report is older than this
-        column = header.index(INTEGERS)
-        header, *rows = [
-            row[:column] + row[column + 1 :] if len(row) == len(header) else row for row in (header, *rows)
-        ]
-    text = table(header, rows, frozenset(range(2, header.index("speed-up"))))
-    reasons = dict.fromkeys(printable(row["reason"]) for row in report["results"] if row["reason"])
+    rows = [_result_row(row, compared) for row in results]
+    columns = [column for column in COLUMNS if _has_a_use(column, results)]
+    left_out = []
+    for column in LEAST_NEEDED:
+        if column in columns and _width(columns, rows) > WIDTH:
+            columns.remove(column)
+            left_out.append(column)
+    cells = [_cells(row, columns) for row in rows]
+    right = frozenset(i for i, column in enumerate(columns) if column in FIGURES)
+    text = table(columns, cells, right)
+    reasons = dict.fromkeys(printable(row["reason"]) for row in results if row["reason"])
     cut = [fold(reason) for reason in reasons if reason not in text]
-    in_float = [fold(line) for line in map(_in_float, report["results"]) if line]
-    return "\n".join([text, *in_float, *cut, fold(printable(report["protocol"]["note"]))])
+    in_float = [fold(line) for line in map(_in_float, results) if line]
+    omitted = [f"no room for {', '.join(left_out)}: see report.json"] if left_out else []
+    return "\n".join([text, *in_float, *cut, *omitted, fold(printable(report["protocol"]["note"]))])
+
+
+def _has_a_use(column: str, results: Sequence[Mapping[str, Any]]) -> bool:
+    if column == INTEGERS:  # no runtime told, or the report is older than this
+        return any(row.get("nodes") for row in results)
+    if column in VARYING:
+        return len({row[VARYING[column]] for row in results if VARYING[column] in row}) > 1
+    return True
+
+
+def _cells(row: Mapping[str, str], columns: Sequence[str]) -> tuple[str, ...]:
+    """The cells of a row in these columns; one that failed ends with its status and reason."""
+    if FAILED in row:
+        return (*(row[column] for column in columns if column in PLACE), row[FAILED])
+    return tuple(row[column] for column in columns)
+
+
+def _width(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> int:
+    """How wide a table of these columns is with a name of NAME_WIDTH characters."""
+    others = columns[1:]
+    return NAME_WIDTH + sum(1 + max([len(c), *(len(row[c]) for row in rows if c in row)]) for c in others)
 
 
 def candidates(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -113,27 +146,39 @@ def _short_name(row: Mapping[str, Any]) -> str:
     return printable(PurePath(row["model"]).name).removeprefix("model_")
 
 
-def _result_row(row: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    name, nodes = _short_name(row), row.get("nodes")
+def _result_row(row: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The cells of a row by column; of one without a time only those of its place, and FAILED."""
+    place = {
+        "model": _short_name(row),
+        "runtime": shortened(printable(row["runtime"]), RUNTIME_WIDTH),
+        "device": shortened(printable(row.get("device", "-")), DEVICE_WIDTH),
+        "thr": str(row.get("threads", "-")),
+    }
     latency = row["latency_ms"]
     if row["status"] != "ok" or latency is None:
         reason = printable(row["reason"] or "")
-        return name, row["runtime"], f"{row['status']}: {reason}" if reason else row["status"]
-    size = row["bytes"]
-    cells = (
-        name,
-        row["runtime"],
-        percent(row["accuracy"]),
-        "-" if size is None else f"{size / 1024:.0f}",
-        "-" if nodes is None else f"{nodes['integer']}/{nodes['integer'] + nodes['float']}",
-        f"{latency['p50']:.3g}",
-    )
+        return {**place, FAILED: f"{row['status']}: {reason}" if reason else row["status"]}
+    nodes, size = row.get("nodes"), row["bytes"]
+    speed, verdict = _judgement(row, compared)
+    return {
+        **place,
+        "top-1 %": percent(row["accuracy"]),
+        "KiB": "-" if size is None else f"{size / 1024:.0f}",
+        INTEGERS: "-" if nodes is None else f"{nodes['integer']}/{nodes['integer'] + nodes['float']}",
+        "p50 ms": f"{latency['p50']:.3g}",
+        "speed-up": speed,
+        "verdict": verdict,
+    }
+
+
+def _judgement(row: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Speed-up and verdict."""
     here = [c for c in compared if all(c[key] == row[key] for key in ("runtime", "device", "threads"))]
     for comparison in here:
         if comparison["candidate"] == row["model"]:
-            return (*cells, speed_up(comparison["ratio"]), comparison["verdict"])
+            return speed_up(comparison["ratio"]), comparison["verdict"]
     is_baseline = any(comparison["baseline"] == row["model"] for comparison in here)
-    return (*cells, "1" if is_baseline else "-", "baseline" if is_baseline else "-")
+    return ("1", "baseline") if is_baseline else ("-", "-")
 
 
 def speed_up(ratio: Mapping[str, float | None]) -> str:

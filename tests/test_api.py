@@ -199,7 +199,7 @@ def test_a_benchmark_without_a_figure_replaces_nothing(
         api.benchmark(small_run)
     assert (small_run / "benchmark" / "report.json").read_bytes() == before
     with pytest.raises(EnvironmentFailure, match="nothing could be measured"):
-        api.benchmark_models([], runtimes=["litert"], threads=1, protocol="quick", out=tmp_path / "out")
+        api.benchmark_models([], runtimes=["litert"], threads=[1], protocol="quick", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

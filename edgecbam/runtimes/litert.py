@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgecbam.errors import InputError
+from edgecbam.runtimes import litert_profile
 from edgecbam.runtimes.session import (
     CannotRun,
     Runtime,
@@ -25,14 +26,15 @@ from edgecbam.runtimes.session import (
 class _LiteRtSession:
     """One interpreter with its tensors allocated."""
 
-    def __init__(self, interpreter: Any, threads: int) -> None:
+    def __init__(self, interpreter: Any, threads: int, kernels: str) -> None:
         self._interpreter = interpreter
         self._threads = threads
+        self._kernels = kernels
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         self._input_indices = [detail["index"] for detail in inputs]
         self._output_indices = [detail["index"] for detail in outputs]
-        self.inputs = tuple(_info(detail) for detail in inputs)
-        self.outputs = tuple(_info(detail) for detail in outputs)
+        self.inputs = tuple(tensor_info(detail) for detail in inputs)
+        self.outputs = tuple(tensor_info(detail) for detail in outputs)
 
     def prepare(self, arrays: Sequence[np.ndarray]) -> None:
         for index, array in zip(self._input_indices, check_arrays(self.inputs, arrays), strict=True):
@@ -56,6 +58,8 @@ class _LiteRtSession:
             "delegate": "xnnpack" if "DELEGATE" in running else None,
             "device": "cpu",
             "threads": self._threads,
+            "kernels": self._kernels,
+            "file_precision": _precision(self._interpreter.get_tensor_details()),
             "xnnpack_partitions": running.count("DELEGATE"),
             "ops_outside": sorted(name for name in running if name != "DELEGATE"),
         }
@@ -66,22 +70,32 @@ class _LiteRtSession:
 
 def open_model(model: Path, threads: int = 1, device: str = "cpu", shapes: Shapes | None = None) -> Session:
     """Open a .tflite file with ``threads`` threads; see Opener for the errors."""
-    return _open(model, threads, device, shapes, {})
+    return _open(model, threads, device, shapes, "AUTO", "built-in kernels and XNNPACK")
 
 
 def open_reference(model: Path, threads: int = 1, device: str = "cpu", shapes: Shapes | None = None) -> Session:
-    """Open a .tflite file with LiteRT's reference kernels and without any delegate; see Opener for the errors."""
-    resolvers = LITERT.load().OpResolverType
-    return _open(model, threads, device, shapes, {"experimental_op_resolver_type": resolvers.BUILTIN_REF})
+    """Open a .tflite file with LiteRT's reference kernels and no delegate; see Opener for the errors.
+
+    A few ops have no reference kernel (DEPTH_TO_SPACE of version 2): a file with one gets the built-in kernels, still
+    without a delegate, and ``placement`` says so.
+    """
+    try:
+        return _open(model, threads, device, shapes, "BUILTIN_REF", "reference kernels")
+    except CannotRun:
+        return _open(model, threads, device, shapes, "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "built-in kernels")
 
 
-def _open(model: Path, threads: int, device: str, shapes: Shapes | None, settings: dict[str, Any]) -> Session:
+def _open(model: Path, threads: int, device: str, shapes: Shapes | None, resolver: str, kernels: str) -> Session:
     check_threads(threads)
     check_device(LITERT, device)
     check_file(model, LITERT.formats)
-    interpreter_module = LITERT.load()
+    litert = LITERT.load()
     try:
-        interpreter = interpreter_module.Interpreter(model_path=str(model), num_threads=threads, **settings)
+        interpreter = litert.Interpreter(
+            model_path=str(model),
+            num_threads=threads,
+            experimental_op_resolver_type=litert.OpResolverType[resolver],
+        )
     except ValueError as error:  # "The model is not a valid Flatbuffer buffer"
         if "flatbuffer" in str(error).lower() or "model allocation" in str(error).lower():
             raise InputError(f"{model} is damaged or no .tflite model: {one_line(error)}") from None
@@ -89,17 +103,28 @@ def _open(model: Path, threads: int, device: str, shapes: Shapes | None, setting
     except RuntimeError as error:
         raise CannotRun(f"LiteRT cannot run {model.name}: {one_line(error)}") from error
     details = {detail["name"]: detail for detail in interpreter.get_input_details()}
-    wanted = check_shapes([_info(detail) for detail in details.values()], shapes)
+    wanted = check_shapes([tensor_info(detail) for detail in details.values()], shapes)
     try:
         for name, shape in wanted.items():
             interpreter.resize_tensor_input(details[name]["index"], shape, strict=True)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:  # a missing op, or XNNPACK could not be created
         raise CannotRun(f"LiteRT cannot run {model.name}: {one_line(error)}") from error
-    return _LiteRtSession(interpreter, threads)
+    return _LiteRtSession(interpreter, threads, kernels)
 
 
-def _info(detail: dict[str, Any]) -> TensorInfo:
+def _precision(tensors: list[dict[str, Any]]) -> str:
+    """What a file is made of: ``"int8"`` where a tensor is quantized, ``"float16"`` where one is of 16 bits."""
+    if any(
+        np.dtype(tensor["dtype"]).kind in "iu" and len(tensor["quantization_parameters"]["scales"])
+        for tensor in tensors
+    ):
+        return "int8"
+    return "float16" if any(tensor["dtype"] == np.float16 for tensor in tensors) else "float32"
+
+
+def tensor_info(detail: dict[str, Any]) -> TensorInfo:
+    """A tensor of the interpreter's ``get_input_details`` and the like."""
     dtype = np.dtype(detail["dtype"])
     scale, zero_point = detail["quantization"]
     known = dtype.kind in "iu" and scale > 0
@@ -142,4 +167,5 @@ LITERT = Runtime(
     formats=(".tflite",),
     open=open_model,
     reference=open_reference,
+    profile=litert_profile.profile,
 )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgecbam.errors import InputError
-from edgecbam.runtimes import onnx_nodes
+from edgecbam.runtimes import onnx_nodes, onnx_profile
 from edgecbam.runtimes.session import (
     CannotRun,
     Runtime,
@@ -207,4 +207,5 @@ ONNXRUNTIME = Runtime(
     open=open_model,
     nodes=count_nodes,
     reference=open_reference,
+    profile=onnx_profile.profile,
 )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgecbam.errors import InputError
+from edgecbam.runtimes import openvino_profile
 from edgecbam.runtimes.session import (
     CannotRun,
     Runtime,
@@ -134,5 +135,8 @@ OPENVINO = Runtime(
     formats=(".onnx", ".tflite"),
     open=open_model,
     withheld=("openvino_telemetry",),
+    profile=openvino_profile.profile,
 )
-OPENVINO_BF16 = dataclasses.replace(OPENVINO, name="openvino_bf16", open=open_bfloat16)
+OPENVINO_BF16 = dataclasses.replace(
+    OPENVINO, name="openvino_bf16", open=open_bfloat16, profile=openvino_profile.profile_bfloat16
+)

@@ -124,10 +124,13 @@ class Profiler(Protocol):
         runs: inferences to average over, after a few untimed ones.
 
     Returns:
-        JSON values: ``ops``, a list in the order of running of ``{"name", "op", "us", "where"}``: the runtime's or the
-        model's name for this op, its kind, its mean microseconds per inference, and where it ran (``"xnnpack"``,
-        ``"cpu"``, ``"gpu"`` …); ``delegate``, the place that the ops are meant to run in, or None where there is no
-        such choice; and ``resolution_us``, below which a time means nothing.
+        JSON values: ``runs``, as given; ``ops``, a list in the order of running of ``{"name", "op", "us", "where",
+        "nodes"}``: the runtime's or the model's name for this op, its kind, its mean microseconds per inference, where
+        it ran (``"xnnpack"``, ``"cpu"``, ``"gpu"`` …) and which of ``graph`` it may compute; ``delegate``, the place
+        that the ops are meant to run in, or None where there is no such choice; ``resolution_us``, below which a time
+        means nothing; ``graph``, a list of ``{"name", "op", "inputs", "outputs"}`` that leaves constants out, where
+        an op's ``name`` holds all names that the file has for it and its tensors, and ``""`` if none; and
+        ``graph_reason``, why the ops cannot be told in it, or None.
 
     Raises:
         CannotRun: the runtime did not tell.

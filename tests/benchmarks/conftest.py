@@ -12,6 +12,7 @@ import pytest
 
 from edgecbam import artifacts
 from edgecbam.artifacts import Manifest, ModelFile, Samples, Tensor
+from edgecbam.benchmarks.cells import Cell
 from edgecbam.benchmarks.child import Child
 from edgecbam.benchmarks.protocol import Protocol
 from edgecbam.runtimes import find, to_input, to_real
@@ -40,9 +41,9 @@ def tiny_protocol() -> Protocol:
 
 
 @pytest.fixture
-def planted() -> Callable[[dict[str, Any]], Child]:
+def planted() -> Callable[[Cell | None, dict[str, Any]], Child]:
     """Starts planted_worker.py, which does what the name of the model file says."""
-    return lambda task: Child(task, (sys.executable, "-I", str(PLANTED_WORKER)))
+    return lambda cell, task: Child(task, (sys.executable, "-I", str(PLANTED_WORKER)))
 
 
 @pytest.fixture(scope="session")

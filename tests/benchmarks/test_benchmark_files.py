@@ -16,6 +16,7 @@ from edgecbam import artifacts
 from edgecbam.artifacts import Samples
 from edgecbam.benchmarks import cells, measure, protocol
 from edgecbam.benchmarks.child import Child, ChildFailed
+from edgecbam.benchmarks.devices import LocalDevice
 from edgecbam.benchmarks.protocol import Protocol
 from edgecbam.errors import InputError
 from edgecbam.events import Event
@@ -27,13 +28,21 @@ def short(monkeypatch: pytest.MonkeyPatch, tiny_protocol: Protocol) -> None:
     monkeypatch.setitem(protocol.PROTOCOLS, "quick", dataclasses.replace(tiny_protocol, processes=1))
 
 
+def quick(runtimes: tuple[str, ...] | None, **options: Any) -> measure.Request:
+    return measure.Request(runtimes, protocol="quick", **options)
+
+
+def here(*names: str) -> list[cells.Spot]:
+    return cells.spots(names, [LocalDevice("cpu")], (1,))
+
+
 def by_key(report: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["model"], row["runtime"]): row for row in report["results"]}
 
 
 def test_a_run_gets_parity_accuracy_and_latency_in_every_row(run_folder: Path) -> None:
     names = ("litert", "onnxruntime", "openvino")
-    report = measure.benchmark_run(run_folder, runtimes=names, threads=1, protocol="quick")
+    report = measure.benchmark_run(run_folder, quick(names))
     rows = by_key(report)
     assert len(rows) == 5 + 2 + 2
     assert rows.pop(("model_dynamic.tflite", "litert"))["status"] == "skipped"
@@ -75,7 +84,7 @@ def test_a_useless_reference_and_a_wrong_output_are_no_rows_with_times(run_folde
     artifacts.write_samples(
         run_folder / "export", dataclasses.replace(samples, keras_float=-samples.keras_float, keras_qat=constant)
     )
-    report = measure.benchmark_run(run_folder, runtimes=("litert",), threads=1, protocol="quick")
+    report = measure.benchmark_run(run_folder, quick(("litert",)))
     rows = by_key(report)
     assert {row["status"] for row in rows.values()} == {"wrong_output", "skipped"}
     assert "constant" in rows["model_int8.tflite", "litert"]["reason"]
@@ -90,10 +99,10 @@ def test_a_file_that_is_not_the_exported_one_is_refused(run_folder: Path) -> Non
     path = run_folder / "export" / "model_fp32.onnx"
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(InputError, match=r"model_fp32\.onnx is not the file"):
-        measure.benchmark_run(run_folder, runtimes=("onnxruntime",), threads=1, protocol="quick")
+        measure.benchmark_run(run_folder, quick(("onnxruntime",)))
     path.unlink()
     with pytest.raises(InputError, match=r"model_fp32\.onnx"):
-        measure.benchmark_run(run_folder, runtimes=("onnxruntime",), threads=1, protocol="quick")
+        measure.benchmark_run(run_folder, quick(("onnxruntime",)))
 
 
 def test_bare_files_are_compared_with_the_baseline_on_each_runtime(
@@ -101,9 +110,7 @@ def test_bare_files_are_compared_with_the_baseline_on_each_runtime(
 ) -> None:
     monkeypatch.setitem(protocol.PROTOCOLS, "quick", tiny_protocol)  # two processes: an interval
     files = [fixtures / name for name in ("tiny_int8.tflite", "tiny_split.tflite", "tiny_fp32.onnx")]
-    report = measure.benchmark_models(
-        files, runtimes=("litert", "onnxruntime"), threads=1, protocol="quick", baseline=fixtures / "tiny_fp32.tflite"
-    )
+    report = measure.benchmark_models(files, quick(("litert", "onnxruntime")), baseline=fixtures / "tiny_fp32.tflite")
     assert [row["model"] for row in report["results"]] == [
         "tiny_fp32.tflite",
         "tiny_int8.tflite",
@@ -111,7 +118,8 @@ def test_bare_files_are_compared_with_the_baseline_on_each_runtime(
         "tiny_fp32.onnx",
     ]
     assert {row["status"] for row in report["results"]} == {"ok"}
-    assert not any(row["parity"]["checked"] for row in report["results"])
+    assert all(row["parity"]["checked"] for row in report["results"])
+    assert [row["parity"]["tolerance"] for row in report["results"]] == [1e-3, 1e-1, 1e-3, 1e-3]
     assert all(row["accuracy"] is None for row in report["results"])
     assert all(c["ratio"]["low"] <= c["ratio"]["value"] <= c["ratio"]["high"] for c in report["comparisons"])
     assert [(c["kind"], c["runtime"], c["candidate"]) for c in report["comparisons"]] == [
@@ -133,9 +141,7 @@ def test_damaged_and_missing_files_stop_before_any_measuring(file: str, fixtures
         ([fixtures / file, tmp_path / f"absent{bad.suffix}"], "absent"),
     ):
         with pytest.raises(InputError, match=match):
-            measure.benchmark_models(
-                models, runtimes=("litert", "onnxruntime"), threads=1, protocol="quick", on_event=events.append
-            )
+            measure.benchmark_models(models, quick(("litert", "onnxruntime")), on_event=events.append)
     assert events == []
     assert psutil.Process().children() == []
 
@@ -143,9 +149,7 @@ def test_damaged_and_missing_files_stop_before_any_measuring(file: str, fixtures
 def test_a_file_that_the_runtime_cannot_run_is_an_unsupported_row(fixtures: Path, tmp_path: Path) -> None:
     strange = tmp_path / "strange.onnx"
     strange.write_bytes((fixtures / "tiny_fp32.onnx").read_bytes().replace(b"Relu", b"Rely"))
-    report = measure.benchmark_models(
-        [fixtures / "tiny_fp32.onnx", strange], runtimes=("onnxruntime",), threads=1, protocol="quick"
-    )
+    report = measure.benchmark_models([fixtures / "tiny_fp32.onnx", strange], quick(("onnxruntime",)))
     assert [row["status"] for row in report["results"]] == ["ok", "unsupported"]
     assert "Rely" in report["results"][1]["reason"]
 
@@ -156,21 +160,25 @@ def test_a_file_that_the_runtime_cannot_run_is_an_unsupported_row(fixtures: Path
         ({"runtimes": ("lite-rt",)}, "did you mean litert"),
         ({"runtimes": ()}, "no runtime"),
         ({"runtimes": ("litert", "litert")}, "twice"),
-        ({"threads": 0}, "threads"),
+        ({"threads": (0,)}, "threads"),
+        ({"threads": (1, 1)}, "twice"),
+        ({"devices": ()}, "no device"),
+        ({"devices": ("cpu", "cpu")}, "twice"),
+        ({"devices": ("tpu",)}, "no device 'tpu'"),
+        ({"devices": ("ssh:",)}, "no device 'ssh:'"),
         ({"protocol": "quik"}, "did you mean quick"),
     ],
 )
 def test_bad_options_are_refused(arguments: dict[str, Any], match: str, fixtures: Path) -> None:
-    options = {"runtimes": ("litert",), "threads": 1, "protocol": "quick", **arguments}
     with pytest.raises(InputError, match=match):
-        measure.benchmark_models([fixtures / "tiny_fp32.tflite"], **options)
+        measure.benchmark_models([fixtures / "tiny_fp32.tflite"], dataclasses.replace(quick(("litert",)), **arguments))
 
 
 def test_no_models_folders_and_strange_endings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.pb").write_bytes(b"x")
     for models in ([], [tmp_path], [tmp_path / "model.pb"]):
         with pytest.raises(InputError, match=r"\.tflite"):
-            measure.benchmark_models(models, runtimes=("litert",), threads=1, protocol="quick")
+            measure.benchmark_models(models, quick(("litert",)))
 
 
 def test_a_runtime_that_is_not_installed_is_a_row_with_the_command(
@@ -178,19 +186,19 @@ def test_a_runtime_that_is_not_installed_is_a_row_with_the_command(
 ) -> None:
     absent = Runtime("openvino", "openvino", "no_such_module", "openvino", (".onnx",), RUNTIMES["openvino"].open)
     monkeypatch.setitem(RUNTIMES, "openvino", absent)
-    made, _ = cells.bare_cells([fixtures / "tiny_fp32.onnx"], ["onnxruntime", "openvino"], 1, None)
+    made, _ = cells.bare_cells([fixtures / "tiny_fp32.onnx"], here("onnxruntime", "openvino"), None)
     assert [(c.runtime, c.status, c.control) for c in made] == [
         ("onnxruntime", "", False),
         ("openvino", "unsupported", False),
         ("onnxruntime", "", True),
     ]
     assert "pip install 'edgecbam[openvino]'" in made[1].reason
-    report = measure.benchmark_run(run_folder, runtimes=("openvino",), threads=1, protocol="quick")
+    report = measure.benchmark_run(run_folder, quick(("openvino",)))
     assert {row["status"] for row in report["results"]} == {"unsupported"}
 
 
 def test_a_file_that_no_asked_runtime_reads_says_which_would(fixtures: Path) -> None:
-    made, _ = cells.bare_cells([fixtures / "tiny_fp32.onnx"], ["litert"], 1, None)
+    made, _ = cells.bare_cells([fixtures / "tiny_fp32.onnx"], here("litert"), None)
     assert [(c.status, c.control) for c in made] == [("unsupported", False)]
     assert "onnxruntime, openvino, openvino_bf16 can" in made[0].reason
 
@@ -200,7 +208,7 @@ def test_files_of_the_same_name_stay_apart(fixtures: Path, tmp_path: Path) -> No
         (tmp_path / folder).mkdir()
         shutil.copy(fixtures / "tiny_fp32.tflite", tmp_path / folder / "m.tflite")
     made, models = cells.bare_cells(
-        [tmp_path / "new/m.tflite", tmp_path / "old/m.tflite"], ["litert"], 1, tmp_path / "old/m.tflite"
+        [tmp_path / "new/m.tflite", tmp_path / "old/m.tflite"], here("litert"), tmp_path / "old/m.tflite"
     )
     assert [model["name"] for model in models] == ["old/m.tflite", "new/m.tflite"]
     assert {c.baseline for c in made} == {"old/m.tflite"}
@@ -225,7 +233,7 @@ def test_noise_on_standard_output_does_no_harm(fixtures: Path, tmp_path: Path) -
         assert child.hear(60) == {"imported": True}
         assert child.ask({"command": "open"}, 60)["placement"]["xnnpack_partitions"] == 1
         assert child.ask({"command": "check", "images": 1}, 60)["passed"]
-        assert child.ask({"command": "warm", "runs": 1}, 60) == {"warm": True}
+        assert child.ask({"command": "warm", "runs": 1}, 60) == {"warm": True, "runs": 1}
         assert len(child.ask({"command": "block", "lead_in": 1, "runs": 4}, 60)["ns"]) == 4
         with pytest.raises(ChildFailed, match="no command dance"):
             child.ask({"command": "dance"}, 60)

@@ -1,12 +1,17 @@
 """A wrong output never becomes a fast row, and a reference that proves nothing is refused."""
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edgecbam.benchmarks import parity
 from edgecbam.benchmarks.parity import EXPECTATIONS, Expectation
+from edgecbam.errors import InputError
 from edgecbam.runtimes import TensorInfo
 
 FLOAT = EXPECTATIONS["model_fp32.tflite"]
@@ -96,7 +101,7 @@ INPUTS = [
 
 def test_bare_files_get_inputs_of_every_kind() -> None:
     session = FakeSession(INPUTS, lambda arrays: arrays[0].astype(np.float32).sum())
-    check = parity.check_bare_file(session, seed=1)  # type: ignore[arg-type]
+    check = parity.check_bare_file(session, 1, {"image": (1, 4, 4, 3)})  # type: ignore[arg-type]
     assert check.passed
     assert check.accuracy is None
     assert not check.parity["checked"]
@@ -115,7 +120,8 @@ def test_bare_files_get_inputs_of_every_kind() -> None:
 def test_constant_and_broken_outputs_of_bare_files_are_wrong(
     function: Callable[[Sequence[np.ndarray]], np.ndarray], reason: str
 ) -> None:
-    check = parity.check_bare_file(FakeSession(INPUTS, function), seed=1)  # type: ignore[arg-type]
+    session = FakeSession(INPUTS, function)
+    check = parity.check_bare_file(session, 1, {"image": (1, 4, 4, 3)})  # type: ignore[arg-type]
     assert not check.passed
     assert reason in check.reason
 
@@ -129,3 +135,104 @@ def test_images_are_turned_only_where_that_fits(shape: tuple[int, ...], expected
     assert turned.shape == expected
     if expected[1] == 3:
         assert turned[0, 2, 4, 1] == batch[0, 4, 1, 2]
+
+
+def test_free_dimensions_are_asked_for_and_never_guessed() -> None:
+    with pytest.raises(InputError, match=r"free dimensions in image \[\?, 4, 4, 3\].*--shape image=N,4,4,3"):
+        parity.whole_shapes(INPUTS, {"x": (2,)})
+    assert parity.whole_shapes(INPUTS, {"image": (7, 4, 4, 3)}) == [(7, 4, 4, 3), (1, 5), (2,)]
+
+
+def reference(
+    *outputs: list[Any], precision: str = "float32", scale: float | None = None, dtype: str = "float32"
+) -> parity.Reference:
+    """A reference with one output; each of ``outputs`` is its value for one set of inputs."""
+    sets = [[np.asarray(values, dtype)] for values in outputs]
+    return parity.Reference([[np.zeros(1, "float32")]] * len(sets), sets, "a test", precision, (scale,))
+
+
+LOGITS = ([1.0, -4.0, 2.0], [3.0, 0.5, -10.0])
+
+
+@pytest.mark.parametrize(
+    ("precision", "arithmetic", "allowed"),
+    [
+        ("float32", "", 1e-2),
+        ("float32", "f32", 1e-2),
+        ("float32", "f16", 0.3),
+        ("float16", "", 0.3),
+        ("int8", "f16", 1.0),
+    ],
+)
+def test_the_tolerance_is_that_of_the_precision(precision: str, arithmetic: str, allowed: float) -> None:
+    """The largest reference value is 10: 1e-3, 3e-2 and 1e-1 of it."""
+    wanted = reference(*LOGITS, precision=precision)
+    for error, passes in ((0.9 * allowed, True), (1.1 * allowed, False), (-1.1 * allowed, False)):
+        outputs = [[np.float32(values) + np.float32([0, error, 0])] for values in LOGITS]
+        check = parity.compare_outputs(outputs, wanted, arithmetic)
+        assert check.passed is passes, error
+        assert check.parity["relative_error"] == pytest.approx(abs(error) / 10, rel=1e-3)
+        assert check.parity["checked"]
+        assert bool(check.reason) is not passes
+
+
+def test_two_lsb_of_small_quantized_outputs_are_allowed_and_three_are_not() -> None:
+    wanted = reference([0.0, 4 / 256], [8 / 256, 0.0], precision="int8", scale=1 / 256)
+    for lsb, passes in ((2, True), (3, False)):
+        outputs = [[array + np.float32(lsb / 256)] for (array,) in wanted.outputs]
+        assert parity.compare_outputs(outputs, wanted).passed is passes
+    wanted = reference([-128, -120], [-128, -119], precision="int8", scale=0.1, dtype="int8")
+    for lsb, passes in ((2, True), (3, False)):
+        outputs = [[(array.astype(int) + lsb).astype("int8")] for (array,) in wanted.outputs]
+        assert parity.compare_outputs(outputs, wanted).passed is passes
+
+
+def test_indices_are_compared_by_how_many_are_equal() -> None:
+    wanted = reference([1, 2, 3, 4, 5], [6, 7, 8, 9, 10], dtype="int64")
+    nine, eight = ([[array.copy()] for (array,) in wanted.outputs] for _ in range(2))
+    nine[0][0][0] = 99
+    eight[0][0][:2] = 99
+    assert parity.compare_outputs(nine, wanted).passed
+    assert "on 80% of its elements" in parity.compare_outputs(eight, wanted).reason
+
+
+@pytest.mark.parametrize(
+    ("outputs", "match"),
+    [
+        (([1.0, 2.0], [1.0, 2.0]), "proves nothing: its outputs are the same for 2 different inputs.*--inputs"),
+        (([1.0, np.nan], [1.0, 2.0]), "proves nothing: its outputs are not finite"),
+    ],
+)
+def test_a_reference_that_proves_nothing_is_refused(outputs: tuple[list[float], ...], match: str) -> None:
+    wanted = reference(*outputs)
+    check = parity.compare_outputs(wanted.outputs, wanted)
+    assert not check.passed
+    assert re.search(match, check.reason)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "match"),
+    [
+        ([[np.float32([1, 2])]] * 2, r"output 0 has shape \[2\], the reference \[3\]"),
+        ([[], []], r"output 0 has shape \[0\], the reference \[3\]"),
+        ([[np.float32([1, np.inf, 2])]] * 2, "output 0 is not finite"),
+        ([[np.float32([-128] * 3)]] * 2, r"output 0 differs from the reference by 13.*allowed 0.001 \(a test\)"),
+    ],
+)
+def test_wrong_outputs_are_told(outputs: list[list[np.ndarray]], match: str) -> None:
+    check = parity.compare_outputs(outputs, reference(*LOGITS))
+    assert not check.passed
+    assert re.search(match, check.reason)
+
+
+def test_a_reference_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
+    inputs = [[np.int64([[i]]), np.float16([i, 2])] for i in range(11)]
+    outputs = [[np.uint8([i]), np.float32([[i]])] for i in range(11)]
+    parity.save_reference(tmp_path / "r.npz", parity.Reference(inputs, outputs, "maker", "int8", (0.5, None)))
+    back = parity.load_reference(tmp_path / "r.npz")
+    assert (back.maker, back.precision, back.scales) == ("maker", "int8", (0.5, None))
+    for before, after in ((inputs, back.inputs), (outputs, back.outputs)):
+        assert len(before) == len(after)
+        for a, b in zip(itertools.chain(*before), itertools.chain(*after), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,13 @@ import pytest
 from edgecbam.benchmarks import measure
 from edgecbam.benchmarks.cells import Cell, with_controls
 from edgecbam.benchmarks.child import Child, ChildFailed
+from edgecbam.benchmarks.devices import LocalDevice, Unreachable
 from edgecbam.benchmarks.protocol import Protocol, find_protocol
 from edgecbam.errors import InputError
 from edgecbam.events import Event
 
 PLANTED_COMMAND = (sys.executable, "-I", str(Path(__file__).with_name("planted_worker.py")))
-Planted = Callable[[dict[str, Any]], Child]
+Planted = Callable[[Cell | None, dict[str, Any]], Child]
 
 
 def cell(name: str, folder: Path, baseline: str | None = "fine_1000.tflite") -> Cell:
@@ -76,12 +78,12 @@ class FakeChild:
 
 
 @pytest.fixture
-def fake() -> tuple[Callable[[dict[str, Any]], Any], list[tuple[int, str, str]], list[FakeChild]]:
+def fake() -> tuple[Callable[[Cell, dict[str, Any]], Any], list[tuple[int, str, str]], list[FakeChild]]:
     log: list[tuple[int, str, str]] = []
     children: list[FakeChild] = []
     clock = [100]
 
-    def start(task: dict[str, Any]) -> FakeChild:
+    def start(cell: Cell, task: dict[str, Any]) -> FakeChild:
         children.append(FakeChild(task, log, clock))
         return children[-1]
 
@@ -95,7 +97,7 @@ def fake_cells(folder: Path) -> list[Cell]:
 def test_rounds_visit_every_process_once_in_random_order(tmp_path: Path, fake: Any) -> None:
     start, log, children = fake
     protocol = dataclasses.replace(find_protocol("quick"), processes=3, rounds=30)
-    report = measure.measure(fake_cells(tmp_path), [], ["litert"], protocol, start=start)
+    report = measure.measure(fake_cells(tmp_path), [], protocol, start=start)
     blocks = [number for number, _, command in log if command == "block"]
     assert len(children) == 3 * 3, "three sessions of two cells and a control, each a fresh process"
     assert len(blocks) == 3 * 30 * 3
@@ -112,9 +114,7 @@ def test_rounds_visit_every_process_once_in_random_order(tmp_path: Path, fake: A
 
 def test_nothing_is_timed_before_all_are_ready(tmp_path: Path, fake: Any) -> None:
     start, log, _ = fake
-    measure.measure(
-        fake_cells(tmp_path), [], ["litert"], dataclasses.replace(find_protocol("quick"), processes=1), start=start
-    )
+    measure.measure(fake_cells(tmp_path), [], dataclasses.replace(find_protocol("quick"), processes=1), start=start)
     steps = [command for _, _, command in log]
     assert steps[:9] == ["open"] * 3 + ["check"] * 3 + ["warm"] * 3
     assert set(steps[9:]) == {"block"}
@@ -124,7 +124,7 @@ def test_nodes_are_asked_for_once_and_after_all_blocks_of_a_session(tmp_path: Pa
     start, log, _ = fake
     protocol = dataclasses.replace(find_protocol("quick"), processes=2)
     cells = [dataclasses.replace(cell, runtime="onnxruntime") for cell in fake_cells(tmp_path)]
-    report = measure.measure(cells, [], ["onnxruntime"], protocol, start=start)
+    report = measure.measure(cells, [], protocol, start=start)
     steps = [command for _, _, command in log]
     first = steps.index("nodes")
     assert steps[first : first + 3] == ["nodes", "nodes", "open"], "two cells without their control, then new processes"
@@ -144,12 +144,12 @@ class HangsAtNodes(Child):
 def test_a_runtime_that_does_not_tell_its_nodes_costs_no_row(
     tmp_path: Path, tiny_protocol: Protocol, planted: Planted, fault: str
 ) -> None:
-    def start(task: dict[str, Any]) -> Child:
-        return HangsAtNodes(task, PLANTED_COMMAND) if "hang" in task["model"] else planted(task)
+    def start(cell: Cell, task: dict[str, Any]) -> Child:
+        return HangsAtNodes(task, PLANTED_COMMAND) if "hang" in task["model"] else planted(cell, task)
 
     names = ["fine_1000.tflite", f"{fault}_nodes.tflite"]
     cells = [dataclasses.replace(cell(name, tmp_path), runtime="onnxruntime") for name in names]
-    told, silent = measure.measure(cells, [], ["onnxruntime"], tiny_protocol, start=start)["results"]
+    told, silent = measure.measure(cells, [], tiny_protocol, start=start)["results"]
     assert (told["nodes"]["integer"], told["nodes_reason"]) == (2, "")
     assert (silent["status"], silent["reason"], silent["latency_ms"]["n"]) == ("ok", "", 2 * 2 * 3)
     assert silent["nodes"] is None
@@ -158,7 +158,7 @@ def test_a_runtime_that_does_not_tell_its_nodes_costs_no_row(
 
 def test_interleaving_cancels_a_clock_that_drifts(tmp_path: Path, fake: Any) -> None:
     start, _, _ = fake
-    report = measure.measure(fake_cells(tmp_path), [], ["litert"], find_protocol("quick"), start=start)
+    report = measure.measure(fake_cells(tmp_path), [], find_protocol("quick"), start=start)
     by_kind = {comparison["kind"]: comparison for comparison in report["comparisons"]}
     assert by_kind["candidate"]["ratio"]["value"] == pytest.approx(0.5, rel=0.01)
     assert by_kind["candidate"]["verdict"] == "faster"
@@ -172,7 +172,7 @@ def test_the_same_seed_gives_the_same_order_and_another_another(tmp_path: Path, 
     orders = []
     for seed in (1, 1, 2):
         log.clear()
-        measure.measure(fake_cells(tmp_path), [], ["litert"], dataclasses.replace(protocol, seed=seed), start=start)
+        measure.measure(fake_cells(tmp_path), [], dataclasses.replace(protocol, seed=seed), start=start)
         first = min(number for number, _, _ in log)
         orders.append([number - first for number, _, command in log if command == "block"])
     assert orders[0] == orders[1] != orders[2]
@@ -194,7 +194,7 @@ def test_a_failing_cell_is_a_row_and_costs_only_itself(
 ) -> None:
     names = ["fine_1000.tflite", "fine_2000.tflite", *FAULTS]
     cells = with_controls([cell(name, tmp_path) for name in names])
-    report = measure.measure(cells, [], ["litert"], tiny_protocol, start=planted)
+    report = measure.measure(cells, [], tiny_protocol, start=planted)
     rows = {row["model"]: row for row in report["results"]}
     for name, (status, reason) in FAULTS.items():
         assert rows[name]["status"] == status, name
@@ -221,14 +221,14 @@ class Patient(Child):
 
 @pytest.mark.parametrize("moment", ["start", "open", "block"])
 def test_a_hanging_cell_is_a_timeout_and_costs_only_itself(tmp_path: Path, moment: str) -> None:
-    def start(task: dict[str, Any]) -> Child:
+    def start(cell: Cell, task: dict[str, Any]) -> Child:
         child = Patient(task, PLANTED_COMMAND)
         child.hangs = "hang" in task["model"]
         return child
 
     protocol = Protocol("hasty", 1, 1, 1, 0, 1, "a test", timeout_s=1)
     cells = [cell("fine_1000.tflite", tmp_path), cell(f"hang_{moment}.tflite", tmp_path)]
-    report = measure.measure(cells, [], ["litert"], protocol, start=start)
+    report = measure.measure(cells, [], protocol, start=start)
     assert [row["status"] for row in report["results"]] == ["ok", "timeout"]
     assert "no answer within 1 s" in report["results"][1]["reason"]
     assert psutil.Process().children() == []
@@ -238,7 +238,7 @@ def test_a_cell_that_dies_in_a_later_process_has_no_latency(
     tmp_path: Path, tiny_protocol: Protocol, planted: Planted
 ) -> None:
     cells = [cell("fine_1000.tflite", tmp_path), cell("second_block.tflite", tmp_path)]
-    report = measure.measure(cells, [], ["litert"], tiny_protocol, start=planted)
+    report = measure.measure(cells, [], tiny_protocol, start=planted)
     row = report["results"][1]
     assert (row["status"], row["latency_ms"]) == ("crash", None)
     assert "process 2 of 2" in row["reason"]
@@ -250,7 +250,7 @@ def test_without_its_baseline_nothing_is_compared(tmp_path: Path, tiny_protocol:
         cell("crash_block.tflite", tmp_path, "crash_block.tflite"),
         cell("fine_1000.tflite", tmp_path, "crash_block.tflite"),
     ]
-    report = measure.measure(cells, [], ["litert"], tiny_protocol, start=planted)
+    report = measure.measure(cells, [], tiny_protocol, start=planted)
     assert [row["status"] for row in report["results"]] == ["crash", "ok"]
     assert report["comparisons"] == []
 
@@ -261,7 +261,7 @@ def test_a_damaged_file_stops_everything_before_any_round(
     events: list[Event] = []
     cells = [cell("fine_1000.tflite", tmp_path), cell("input_open.tflite", tmp_path)]
     with pytest.raises(InputError, match=r"input_open\.tflite is damaged"):
-        measure.measure(cells, [], ["litert"], tiny_protocol, events.append, planted)
+        measure.measure(cells, [], tiny_protocol, events.append, start=planted)
     assert events == []
     assert psutil.Process().children() == []
 
@@ -272,8 +272,8 @@ def test_an_interruption_leaves_no_process_behind(
 ) -> None:
     started: list[Child] = []
 
-    def start(task: dict[str, Any]) -> Child:
-        started.append(planted(task))
+    def start(cell: Cell, task: dict[str, Any]) -> Child:
+        started.append(planted(cell, task))
         return started[-1]
 
     def interrupt(event: Event) -> None:
@@ -282,14 +282,14 @@ def test_an_interruption_leaves_no_process_behind(
 
     cells = [cell("fine_1000.tflite", tmp_path), cell("fine_2000.tflite", tmp_path)]
     with pytest.raises(interruption):
-        measure.measure(cells, [], ["litert"], tiny_protocol, interrupt, start)
+        measure.measure(cells, [], tiny_protocol, interrupt, start=start)
     assert len(started) == 2
     assert not any(psutil.pid_exists(child.pid) for child in started)
 
 
 def test_what_a_runtime_starts_ends_with_its_worker(tmp_path: Path, tiny_protocol: Protocol, planted: Planted) -> None:
     spawning = cell("spawn_open.tflite", tmp_path)
-    report = measure.measure([spawning], [], ["litert"], dataclasses.replace(tiny_protocol, processes=1), start=planted)
+    report = measure.measure([spawning], [], dataclasses.replace(tiny_protocol, processes=1), start=planted)
     assert report["results"][0]["status"] == "ok"
     pid = int(spawning.path.read_text())
     psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=10)
@@ -298,7 +298,7 @@ def test_what_a_runtime_starts_ends_with_its_worker(tmp_path: Path, tiny_protoco
 
 def test_cells_that_cannot_start_are_rows_too(tmp_path: Path, tiny_protocol: Protocol, planted: Planted) -> None:
     absent = dataclasses.replace(cell("fine_2000.tflite", tmp_path), status="unsupported", reason="pip install it")
-    report = measure.measure([absent], [], ["litert"], tiny_protocol, start=planted)
+    report = measure.measure([absent], [], tiny_protocol, start=planted)
     assert [(row["status"], row["reason"]) for row in report["results"]] == [("unsupported", "pip install it")]
     assert report["comparisons"] == []
     assert report["raw_ns"] == {}
@@ -306,7 +306,7 @@ def test_cells_that_cannot_start_are_rows_too(tmp_path: Path, tiny_protocol: Pro
 
 def test_progress_counts_every_round(tmp_path: Path, tiny_protocol: Protocol, planted: Planted) -> None:
     events: list[Event] = []
-    measure.measure([cell("fine_1000.tflite", tmp_path)], [], ["litert"], tiny_protocol, events.append, planted)
+    measure.measure([cell("fine_1000.tflite", tmp_path)], [], tiny_protocol, events.append, start=planted)
     assert [(event.step, event.total, event.unit) for event in events] == [(i, 4, "round") for i in (1, 2, 3, 4)]
 
 
@@ -323,7 +323,7 @@ def test_a_worker_ends_with_its_parent_even_while_it_hangs(tmp_path: Path) -> No
 
 
 def test_child_can_be_killed_twice_and_says_how_it_died(planted: Planted, tmp_path: Path) -> None:
-    child = planted({"model": str(cell("crash_open.tflite", tmp_path).path)})
+    child = planted(None, {"model": str(cell("crash_open.tflite", tmp_path).path)})
     assert child.hear(20) == {"imported": True}
     with pytest.raises(ChildFailed) as failed:
         child.ask({"command": "open"}, 20)
@@ -337,12 +337,12 @@ def test_reports_are_written_whole_and_raw_samples_apart(
     tmp_path: Path, tiny_protocol: Protocol, planted: Planted
 ) -> None:
     cells = with_controls([cell("fine_1000.tflite", tmp_path)])
-    report = measure.measure(cells, [], ["litert"], tiny_protocol, start=planted)
+    report = measure.measure(cells, [], tiny_protocol, start=planted)
     out = tmp_path / "out"
     out.mkdir()
     measure.write_report(out, report)
     written = json.loads((out / "report.json").read_text())
-    assert set(written) == {"schema_version", "tool", "environment", "protocol", "models", "results", "comparisons"}
+    assert "raw_ns" not in written
     assert written == {key: value for key, value in report.items() if key != "raw_ns"}
     with np.load(out / "samples.npz") as raw:
         assert set(raw) == {"fine_1000.tflite|litert|cpu|1", "fine_1000.tflite|litert|cpu|1|control"}
@@ -359,3 +359,128 @@ def test_quick_says_that_it_is_a_look_and_unknown_protocols_get_the_nearest() ->
     assert min(counts[1:]) >= 662, "p99 needs that many"
     with pytest.raises(InputError, match="did you mean rigorous"):
         find_protocol("rigourous")
+
+
+def test_functional_rows_are_checked_once_and_never_timed(tmp_path: Path, fake: Any) -> None:
+    start, log, children = fake
+
+    def emulated(cell: Cell, task: dict[str, Any]) -> Any:
+        child = start(cell, task)
+        if child.name == "fast":
+            told = child.tell
+            child.tell = lambda message: (told(message), child.pending.update(functional="an emulation"))
+        return child
+
+    report = measure.measure(fake_cells(tmp_path), [], find_protocol("quick"), start=emulated)
+    slow, fast = report["results"]
+    assert (slow["status"], fast["status"], fast["reason"]) == ("ok", "functional_only", "an emulation")
+    assert (fast["latency_ms"], fast["init_ms"]) == (None, None)
+    assert fast["memory"] == {"imported_bytes": None, "peak_bytes": 5}
+    assert [command for _, name, command in log if name == "fast"] == ["open", "check"]
+    assert {comparison["kind"] for comparison in report["comparisons"]} == {"control"}
+    assert sum(child.name == "fast" for child in children) == 1
+
+
+def test_warming_up_takes_both_a_number_of_runs_and_a_time(fixtures: Path) -> None:
+    task = {"model": str(fixtures / "tiny_fp32.tflite"), "runtime": "litert", "threads": 1, "seed": 1, "export": None}
+    with Child(task) as child:
+        child.hear(60)
+        child.ask({"command": "open"}, 60)
+        assert child.ask({"command": "warm", "runs": 3, "seconds": 0}, 60)["runs"] == 3
+        started = time.perf_counter()
+        done = child.ask({"command": "warm", "runs": 3, "seconds": 0.05}, 60)["runs"]
+        assert time.perf_counter() - started >= 0.05
+        assert done > 3
+
+
+class LostDevice(LocalDevice):
+    """Is reached the first ``good`` times that a worker is wanted, and never again."""
+
+    def __init__(self, good: int, planted: Planted) -> None:
+        super().__init__("ssh:lost")
+        self.good, self.planted = good, planted
+
+    def start(self, task: dict[str, Any]) -> Child:
+        self.good -= 1
+        if self.good < 0:
+            raise Unreachable("connection to ssh:lost lost")
+        return self.planted(None, task)
+
+
+def planted_device(name: str, planted: Planted) -> LocalDevice:
+    device = LocalDevice(name)
+    device.start = lambda task: planted(None, task)  # type: ignore[method-assign]
+    return device
+
+
+def two_devices(folder: Path) -> list[Cell]:
+    names = ("fine_1000.tflite", "fine_2000.tflite")
+    here = [cell(name, folder) for name in names]
+    return with_controls([*here, *(dataclasses.replace(c, device="ssh:lost") for c in here)])
+
+
+def test_a_lost_device_costs_its_cells_alone_and_measuring_goes_on(
+    tmp_path: Path, tiny_protocol: Protocol, planted: Planted
+) -> None:
+    cells = two_devices(tmp_path)
+    models = [{"name": c.model, "sha256": c.model, "bytes": 1} for c in cells[:2]]
+    devices = [planted_device("cpu", planted), LostDevice(4, planted)]
+    first = measure.measure(cells, models, tiny_protocol, devices=devices)
+    assert [(row["device"], row["status"]) for row in first["results"]].count(("cpu", "ok")) == 2
+    lost = [row for row in first["results"] if row["device"] == "ssh:lost"]
+    assert {row["status"] for row in lost} & {"skipped"}
+    assert all("connection to ssh:lost lost (process 2 of 2)" in row["reason"] for row in lost if row["status"] != "ok")
+    assert {c["device"] for c in first["comparisons"] if c["kind"] == "candidate"} == {"cpu"}
+
+    asked: list[str] = []
+
+    class Back(LocalDevice):
+        def start(self, task: dict[str, Any]) -> Child:
+            asked.append(self.name)
+            return planted(None, task)
+
+    again = measure.measure(cells, models, tiny_protocol, devices=[Back("cpu"), Back("ssh:lost")], earlier=first)
+    assert set(asked) == {"ssh:lost"}, "what is there is not measured again"
+    assert [(row["model"], row["device"], row["status"]) for row in again["results"]] == [
+        (c.model, c.device, "ok") for c in cells if not c.control
+    ]
+    assert [row["measurement"] for row in again["results"]][:2] == [0, 0]
+    assert [len(entry["cells"]) for entry in again["measurements"]] == [6, 3]
+    compared = [(c["device"], c["measurement"]) for c in again["comparisons"] if c["kind"] == "candidate"]
+    assert compared == [("cpu", 0), ("ssh:lost", 1)]
+    whole = measure.measure(cells, models, tiny_protocol, devices=[Back("cpu"), Back("ssh:lost")], earlier=again)
+    assert whole["results"] == again["results"]
+    assert set(asked) == {"ssh:lost"}
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [({"models": []}, "other models"), ({"schema_version": 1}, "another protocol"), ({"protocol": {}}, "another prot")],
+)
+def test_measuring_goes_on_only_with_the_same_measurement(
+    tmp_path: Path, tiny_protocol: Protocol, planted: Planted, change: dict[str, Any], match: str
+) -> None:
+    cells = [cell("fine_1000.tflite", tmp_path)]
+    models = [{"name": "fine_1000.tflite", "sha256": "x", "bytes": 1}]
+    first = measure.measure(cells, models, tiny_protocol, start=planted)
+    with pytest.raises(InputError, match=match):
+        measure.measure(cells, models, tiny_protocol, start=planted, earlier={**first, **change})
+
+
+def test_a_device_that_is_not_there_is_skipped_with_its_reason(
+    tmp_path: Path, tiny_protocol: Protocol, planted: Planted
+) -> None:
+    class Absent(LocalDevice):
+        def prepare(self, files: Any) -> None:
+            raise Unreachable("no route to host")
+
+    events: list[Event] = []
+    devices = [planted_device("cpu", planted), Absent("ssh:lost")]
+    report = measure.measure(two_devices(tmp_path), [], tiny_protocol, events.append, devices=devices)
+    assert [(row["status"], row["reason"]) for row in report["results"]] == [
+        *[("ok", "")] * 2,
+        *[("skipped", "no route to host")] * 2,
+    ]
+    assert "ssh:lost: no route to host" in [event.message for event in events]
+    assert set(report["devices"]) == {"cpu"}
+    assert report["devices"]["cpu"]["after"]["load"] is not None

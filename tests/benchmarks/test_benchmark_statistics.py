@@ -147,10 +147,23 @@ def test_verdict(low: float | None, high: float | None, expected: str) -> None:
     assert statistics.verdict(low, high) == expected
 
 
-def test_slower_than_needs_the_whole_interval() -> None:
-    assert statistics.slower_than({"value": 1.2, "low": 1.11, "high": 1.3}, 10)
-    assert not statistics.slower_than({"value": 1.2, "low": 1.09, "high": 1.3}, 10)
-    assert not statistics.slower_than({"value": 1.2, "low": None, "high": None}, 10)
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (1.11, 1.3, "slower"),
+        (1.09, 1.3, "inconclusive"),
+        (0.9, 1.1, "not slower"),
+        (0.9, 1.11, "inconclusive"),
+        (None, None, "inconclusive"),
+    ],
+)
+def test_the_gate_needs_the_whole_interval(low: float | None, high: float | None, verdict: str) -> None:
+    assert statistics.gate_verdict({"value": 1.0, "low": low, "high": high}, 10) == verdict
+
+
+def test_a_gate_of_several_candidates_asks_for_more_confidence() -> None:
+    assert statistics.family_confidence(0) == statistics.family_confidence(1) == statistics.CONFIDENCE
+    assert statistics.family_confidence(5) == pytest.approx(0.99)
 
 
 def test_latency_keeps_every_sample_and_gives_p99_only_with_enough() -> None:

@@ -1,0 +1,181 @@
+"""How fast, and at which price: the forest plot of speed-ups, and accuracy against latency."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import wording
+from .chart_parts import (
+    HEADING,
+    LEFT,
+    RIGHT,
+    Chart,
+    Row,
+    Scale,
+    below,
+    groups,
+    heading,
+    label,
+    linear_ticks,
+    logarithmic,
+    ticks,
+    told,
+)
+from .svg import LABEL, SMALL, WIDTH, Board, Colour
+
+ROW = 32.0
+AXIS = 20.0  # height of the line of tick labels
+VERDICTS: dict[str, Colour] = {"faster": "good", "slower": "bad", "inconclusive": "soft"}
+PLOT = 210.0  # height of accuracy against latency
+NEAR = 12.0  # how far the number of a point may stand from others
+
+
+def speed_up(report: Mapping[str, Any]) -> Chart | None:
+    """Each comparison with its interval, controls too, and the line of no difference; None: nothing was compared."""
+    rows = [row for row in report["comparisons"] if row["ratio"]["value"]]
+    if not rows:
+        return None
+    places = groups(rows, rows)
+    headings = len(places) > 1
+    bottom = ROW * len(rows) + (HEADING * len(places) if headings else 0)
+    ends = [1 / row["ratio"][key] for row in rows for key in ("value", "low", "high") if row["ratio"][key]]
+    scale = logarithmic([*ends, 1.0], LEFT, RIGHT)
+    board, top = Board(), 0.0
+    for tick in ticks(scale):
+        board.line([(scale(tick), 0), (scale(tick), bottom + 3)], "line")
+        below(board, scale(tick), bottom + AXIS - 4, f"{tick:g}×")
+    board.line([(scale(1.0), 0), (scale(1.0), bottom + 3)], "text", 1.5)
+    sentences = []
+    for place, members in places.items():
+        if headings:
+            top = heading(board, top, place)
+        for row in members:
+            name = row["candidate"] if row["kind"] == "candidate" else f"control, {row['candidate']}"
+            label(board, top + 13, name, wording.speed_up(row["ratio"]))
+            _interval(board, top + 22, scale, row)
+            sentences.append(f"{name} on {place}: {wording.speed_up(row['ratio'])}, {row['verdict']}.")
+            top += ROW
+    caption = (
+        "Baseline latency / latency in the same place, with its 95 % interval; right of the line at 1 is faster. "
+        "Filled: faster or slower by over 1 %. Hollow: inconclusive. A control that misses 1 shows how far a "
+        "difference of this session is to be trusted."
+    )
+    title = "Speed-up"
+    return Chart(title, board.svg("speed-up", bottom + AXIS, title, told(sentences)), caption)
+
+
+def _interval(board: Board, y: float, scale: Scale, row: Row) -> None:
+    ratio, colour = row["ratio"], VERDICTS[row["verdict"]]
+    if ratio["low"] is not None:
+        left, right = scale(1 / ratio["high"]), scale(1 / ratio["low"])
+        board.line([(left, y), (right, y)], colour, 2.5)
+        for end in (left, right):
+            board.line([(end, y - 4), (end, y + 4)], colour, 1.5)
+    board.dot((scale(1 / ratio["value"]), y), 4, colour, filled=row["verdict"] != "inconclusive")
+
+
+def accuracy(report: Mapping[str, Any]) -> list[Chart]:
+    """Top-1 against p50 for each device on which at least two rows have both; what no row beats is the front."""
+    rows = [row for row in report["results"] if row["status"] == "ok" and row["latency_ms"]]
+    rows = [row for row in rows if row["accuracy"] is not None]
+    devices = dict.fromkeys(row["device"] for row in rows)
+    charts = []
+    for number, device in enumerate(devices):
+        here = [row for row in rows if row["device"] == device]
+        title = "Accuracy against latency" + (f" on {device}" if len(devices) > 1 else "")
+        if len(here) > 1:
+            charts.append(_accuracy(here, title, f"accuracy-{number + 1}"))
+    return charts
+
+
+def front(rows: Sequence[Row]) -> list[Row]:
+    """The rows than which no other is both at least as fast and at least as right, and better in one; fastest first."""
+
+    def beaten(row: Row) -> bool:
+        ours = (row["latency_ms"]["p50"], -row["accuracy"])
+        return any(
+            theirs != ours and theirs[0] <= ours[0] and theirs[1] <= ours[1]
+            for theirs in ((other["latency_ms"]["p50"], -other["accuracy"]) for other in rows)
+        )
+
+    return sorted((row for row in rows if not beaten(row)), key=lambda row: float(row["latency_ms"]["p50"]))
+
+
+def _accuracy(rows: Sequence[Row], title: str, name: str) -> Chart:
+    places = groups(rows, rows)
+    rows = [row for members in places.values() for row in members]  # numbered as they are listed
+    best = front(rows)
+    x = logarithmic([value for row in rows for value in _span(row)], 52, RIGHT - 10)
+    right = [row["accuracy"] for row in rows]
+    spread = max(max(right) - min(right), 0.002)
+    y = Scale(min(right) - 0.15 * spread, max(right) + 0.15 * spread, PLOT, 22)
+    board = Board()
+    board.text((0, 11), "Top-1 (higher is better)", size=SMALL, colour="soft")
+    board.text((WIDTH, 11), "p50 (left is faster)", size=SMALL, colour="soft", anchor="right")
+    for tick in linear_ticks(y.low, y.high, 5):
+        board.line([(46, y(tick)), (WIDTH, y(tick))], "line")
+        board.text((42, y(tick) + 4), f"{100 * tick:.4g} %", size=SMALL, colour="soft", anchor="right")
+    for tick in ticks(x, 5):
+        board.line([(x(tick), 22), (x(tick), PLOT + 3)], "line")
+        below(board, x(tick), PLOT + 16, f"{tick:g} ms")
+    points = [(x(row["latency_ms"]["p50"]), y(row["accuracy"])) for row in rows]
+    _front(board, [(x(row["latency_ms"]["p50"]), y(row["accuracy"])) for row in best])
+    for row, (left, height) in zip(rows, points, strict=True):
+        low, high = _span(row)
+        colour: Colour = "accent" if row in best else "soft"
+        board.line([(x(low), height), (x(high), height)], colour, 1.5)
+        board.dot((left, height), 4.5, colour, filled=row in best)
+    for number, place in enumerate(_numbers(points)):
+        board.text(place, str(number + 1), size=SMALL, anchor="center", bold=True)
+    top, sentences = PLOT + 26, []
+    numbers = {id(row): number + 1 for number, row in enumerate(rows)}
+    for where, members in places.items():
+        if len(places) > 1:
+            top = heading(board, top, where)
+        for row in members:
+            mark = "on the front, " if row in best else ""
+            said = f"{wording.percent(row['accuracy'])} at {wording.milliseconds(row['latency_ms']['p50'])} ms"
+            label(board, top + 13, f"{numbers[id(row)]}  {row['model']}", ("★ " if mark else "") + said)
+            sentences.append(f"{row['model']} on {where}: {mark}{said}.")
+            top += 18
+    caption = (
+        "Filled and ★: on the front, which is to say that no other row here is as fast and as right. Lines through the "
+        "points: 95 % interval of p50. Rows without a known accuracy are left out."
+    )
+    return Chart(title, board.svg(name, top + 4, title, told(sentences)), caption)
+
+
+def _span(row: Row) -> tuple[float, float]:
+    low, high = row["latency_ms"]["intervals"]["p50"] or [row["latency_ms"]["p50"]] * 2
+    return low, high
+
+
+def _front(board: Board, points: Sequence[tuple[float, float]]) -> None:
+    """Steps: between two points of the front, no better accuracy than the faster one's can be had."""
+    steps: list[tuple[float, float]] = []
+    for left, height in points:
+        if steps:
+            steps.append((left, steps[-1][1]))
+        steps.append((left, height))
+    if len(steps) > 1:
+        board.line(steps, "accent", 1, dashed=True)
+
+
+def _numbers(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Where the number of each point is to stand: near it, away from all points and other numbers where possible."""
+    taken = [(left, height) for left, height in points]
+    found = []
+    for left, height in points:
+        choices = [
+            (min(max(left + distance * dx, 50), WIDTH - 8), min(max(height + distance * dy, 22), PLOT - 6))
+            for distance in (NEAR, 1.8 * NEAR, 2.6 * NEAR)
+            for dx, dy in ((0, -1), (0, 1), (1, 0), (-1, 0), (0.8, -0.8), (-0.8, -0.8), (0.8, 0.8), (-0.8, 0.8))
+        ]
+
+        def crowded(place: tuple[float, float]) -> float:
+            nearest = min(max(abs(place[0] - other[0]) / 1.5, abs(place[1] - other[1])) for other in taken)
+            return -min(nearest, 0.8 * NEAR)
+
+        chosen = min(choices, key=crowded)  # the first of the best, and so the nearest
+        taken.append(chosen)
+        found.append((chosen[0], chosen[1] + 0.35 * LABEL))
+    return found

@@ -1,0 +1,63 @@
+"""What report.json holds: its published JSON Schema, and older reports brought into today's form.
+
+    python -m edgecbam.benchmarks.report_schema > report.schema.json
+
+A version is raised whenever a reader of the one before would no longer understand the file.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from edgecbam.errors import InputError
+
+VERSION = 2
+FILE = "report.schema.json"
+
+
+def load() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the version that is written today."""
+    schema: dict[str, Any] = json.loads(resources.files(__package__).joinpath(FILE).read_text("utf-8"))
+    return schema
+
+
+def upgraded(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report of any version that was ever written, in today's form; what was not recorded then is null.
+
+    Raises:
+        InputError: the report is from a later edgecbam, or is none.
+    """
+    version = report.get("schema_version") if isinstance(report, Mapping) else None
+    if version == VERSION:
+        return dict(report)
+    if version == 1:
+        return _from_1(report)
+    if isinstance(version, int) and version > VERSION:
+        raise InputError(f"the report has schema version {version}, this edgecbam reads up to {VERSION}: update it")
+    raise InputError("this is no report.json of edgecbam: run `edgecbam benchmark` again")
+
+
+def _from_1(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 1 knew one machine, its CPU, and one measurement."""
+    environment = report["environment"]
+    before, after = {"load": environment["load_before"]}, {"load": environment["load_after"]}
+    keys = ["|".join(str(row[name]) for name in ("model", "runtime", "device", "threads")) for row in report["results"]]
+    return {
+        **report,
+        "schema_version": VERSION,
+        "devices": {"cpu": {"environment": environment, "before": before, "after": after}},
+        "protocol": {"warm_up_s": 0.0, **report["protocol"]},
+        "results": [{"nodes": None, "nodes_reason": "", "measurement": 0, **row} for row in report["results"]],
+        "comparisons": [
+            {"process_ratios": None, "measurement": 0, **comparison} for comparison in report["comparisons"]
+        ],
+        "profiles": [],
+        "measurements": [{"started_utc": environment["started_utc"], "finished_utc": None, "cells": keys}],
+        "gate": None,
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(load(), indent=2) + "\n")
