@@ -135,8 +135,10 @@ def _impossible(name: str, device: Device, threads: int) -> Spot:
     if device.runtimes is not None or name not in runtimes.RUNTIMES:
         has = ", ".join(device.runtimes or runtimes.RUNTIMES)
         return Spot(name, device.name, threads, SUFFIXES, "unsupported", f"{device.name} has the runtimes {has}")
-    where = " and ".join(runtimes.find(name).devices)
-    return Spot(name, device.name, threads, SUFFIXES, "unsupported", f"{name} runs on {where}, not on {device.name}")
+    runtime = runtimes.find(name)
+    where = " and ".join(runtime.devices)
+    reason = f"{name} runs on {where}, not on {device.name}"
+    return Spot(name, device.name, threads, runtime.formats, "unsupported", reason)
 
 
 def run_cells(run: Path, where: Sequence[Spot]) -> tuple[list[Cell], list[dict[str, Any]]]:

@@ -54,7 +54,8 @@ def _profile(entry: Row, report: Mapping[str, Any], number: int) -> Chart:
         figure = f"{microseconds(op['us'])} · {100 * op['share']:.1f} %"
         label(board, top + 13, " · ".join([op["op"], *tags]), figure)
         board.text((0, top + 26), fitted(op["name"], WIDTH, SMALL), size=SMALL, colour="soft")
-        board.bar(0, top + 30, max(1.0, op["us"] / longest * WIDTH), 6, colour)
+        if op["us"] > 0:
+            board.bar(0, top + 30, max(1.0, op["us"] / longest * WIDTH), 6, colour)
         sentences.append(f"{op['op']} {op['name']}: {', '.join([figure, *tags])}.")
         top += ROW
     if rest:

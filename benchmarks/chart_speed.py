@@ -64,13 +64,15 @@ def speed_up(report: Mapping[str, Any]) -> Chart | None:
 
 
 def _interval(board: Board, y: float, scale: Scale, row: Row) -> None:
-    ratio, colour = row["ratio"], VERDICTS[row["verdict"]]
+    """A control that differs from itself is bad news in either direction."""
+    ratio, differs = row["ratio"], row["verdict"] != "inconclusive"
+    colour = "bad" if differs and row["kind"] == "control" else VERDICTS[row["verdict"]]
     if ratio["low"] is not None:
         left, right = scale(1 / ratio["high"]), scale(1 / ratio["low"])
         board.line([(left, y), (right, y)], colour, 2.5)
         for end in (left, right):
             board.line([(end, y - 4), (end, y + 4)], colour, 1.5)
-    board.dot((scale(1 / ratio["value"]), y), 4, colour, filled=row["verdict"] != "inconclusive")
+    board.dot((scale(1 / ratio["value"]), y), 4, colour, filled=differs)
 
 
 def accuracy(report: Mapping[str, Any]) -> list[Chart]:

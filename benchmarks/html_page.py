@@ -51,6 +51,8 @@ class Section:
 # Words that decide how a cell is marked; colour never says it alone, the word is there too.
 MARKS = {
     "faster": "good",
+    "holds 1": "good",
+    "differs": "bad",
     "passed": "good",
     "slower": "bad",
     "failed": "bad",

@@ -9,6 +9,7 @@ from edgecbam.errors import InputError
 from . import attention_ops
 
 ATTENTION = attention_ops.PATTERN
+TOLERANCE = 0.05  # a share of attention that rounding leaves less sure than this says so
 
 
 def pattern(attention: str) -> re.Pattern[str]:
@@ -31,7 +32,8 @@ def entry(place: Mapping[str, Any], raw: Mapping[str, Any], attention: str) -> d
     Returns:
         JSON values as in report.schema.json. An op counts as attention where all it computes is attention; where a
         runtime has merged attention with something else, or the op cannot be told among the model's, its
-        ``attention`` is None, it is not counted and ``attention_reason`` says how much that is.
+        ``attention`` is None, it is not counted and ``attention_reason`` says how much that is. That also says where
+        rounded times leave the share open.
 
     Raises:
         InputError: ``attention`` is no regular expression.
@@ -44,13 +46,7 @@ def entry(place: Mapping[str, Any], raw: Mapping[str, Any], attention: str) -> d
     counted = None
     if reason is None:
         counted = _part([op for op, flag in zip(ops, flags, strict=True) if flag], total)
-        unsure = [op for op, flag in zip(ops, flags, strict=True) if flag is None]
-        if unsure:
-            part = _part(unsure, total)
-            reason = (
-                f"not counted: {len(unsure)} ops, {100 * part['share']:.1f} % of the time, that compute attention "
-                "together with something else or that the runtime has added"
-            )
+        reason = "; ".join(_reservations(raw, flags, total)) or None
     else:
         flags = [None] * len(ops)
     listed = [
@@ -127,6 +123,27 @@ def _flag(nodes: Sequence[int], marked: set[int], nameless: set[int]) -> bool | 
         return None
     inside = sum(node in marked for node in nodes)
     return None if 0 < inside < len(nodes) else inside > 0
+
+
+def _reservations(raw: Mapping[str, Any], flags: Sequence[bool | None], total: float) -> list[str]:
+    """What makes the share of attention less than exact."""
+    told = []
+    unsure = [op for op, flag in zip(raw["ops"], flags, strict=True) if flag is None]
+    if unsure:
+        told.append(
+            f"not counted: {len(unsure)} ops, {100 * _part(unsure, total)['share']:.1f} % of the time, that compute "
+            "attention together with something else or that the runtime has added"
+        )
+    attention = sum(op["us"] for op, flag in zip(raw["ops"], flags, strict=True) if flag)
+    lost_inside = raw["resolution_us"] * sum(flag is True for flag in flags)
+    lost_outside = raw["resolution_us"] * sum(flag is not True for flag in flags)
+    low, high = attention / (total + lost_outside), (attention + lost_inside) / (total + lost_inside)
+    if high - low > TOLERANCE:
+        told.append(
+            f"the ops are short for a profiler that rounds down to {raw['resolution_us']:g} µs: the share lies "
+            f"between {100 * low:.0f} and {100 * high:.0f} %"
+        )
+    return told
 
 
 def _not_delegated(raw: Mapping[str, Any], total: float) -> dict[str, Any] | None:

@@ -256,7 +256,11 @@ def proofs(verification: Mapping[str, Any]) -> Table:
 
 def controls(report: Mapping[str, Any]) -> Table:
     found = [c for c in report["comparisons"] if c["kind"] == "control"]
-    rows = tuple((*_place({**c, "model": c["candidate"]}), wording.ratio(c["ratio"]), c["verdict"]) for c in found)
+    said = {True: "holds 1", False: "differs"}
+    rows = tuple(
+        (*_place({**c, "model": c["candidate"]}), wording.ratio(c["ratio"]), said[c["verdict"] == "inconclusive"])
+        for c in found
+    )
     notes = ("A second process of the same file beside the first, in every session; a sound measurement holds 1.",)
     table = Table("Control: the baseline against itself", (*PLACE, "Ratio", "Verdict"), rows, notes)
     return _without_constant_place(table, report["results"])

@@ -131,6 +131,13 @@ def comparison(
     }
 
 
+def ratio_of(report: dict[str, Any], candidate: str, runtime: str, device: str, threads: int) -> dict[str, Any]:
+    """The ratio of a comparison of two models in a place."""
+    wanted = ("candidate", candidate, runtime, device, threads)
+    keys = ("kind", "candidate", *KEY[1:])
+    return next(c["ratio"] for c in report["comparisons"] if tuple(c[key] for key in keys) == wanted)
+
+
 def profile(model: str, runtime: str, device: str = "cpu", threads: int = 1) -> dict[str, Any]:
     """A profile of fourteen ops, two of them attention, one of these not delegated."""
     times = [90.0, 80.0, 70.0, 60.0, 50.0, 30.0, 25.0, 20.0, 15.0, 10.0, 8.0, 6.0, 4.0, 2.0]

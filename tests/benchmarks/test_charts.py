@@ -97,6 +97,17 @@ def test_a_speed_up_and_its_interval_stand_where_they_should(report: dict[str, A
     assert (left - one) / (right - one) == pytest.approx(logs[0] / logs[1], abs=0.01), "the scale is logarithmic"
 
 
+@pytest.mark.parametrize(("verdict", "colour"), [("faster", "bad"), ("slower", "bad"), ("inconclusive", "soft")])
+def test_a_control_that_differs_is_bad_news_in_either_direction(
+    report: dict[str, Any], verdict: str, colour: str
+) -> None:
+    ratio = {"value": 0.5, "low": 0.4, "high": 0.625}
+    report["comparisons"] = [{**report["comparisons"][0], "kind": "control", "ratio": ratio, "verdict": verdict}]
+    chart = chart_speed.speed_up(report)
+    assert chart is not None
+    assert f"fill: none; stroke: var(--{colour}); stroke-width: 2.5" in chart.svg
+
+
 def test_without_comparisons_accuracies_samples_or_profiles_there_is_no_chart(report: dict[str, Any]) -> None:
     report["comparisons"] = report["profiles"] = []
     for entry in report["results"]:

@@ -36,7 +36,7 @@ def op(name: str, us: float, *nodes: int, kind: str = "Conv", where: str = "xnnp
 
 
 def raw(*ops: Mapping[str, Any], graph: Sequence[Mapping[str, Any]] = GRAPH, **others: Any) -> dict[str, Any]:
-    told = {"runs": 7, "delegate": "xnnpack", "resolution_us": 1.0, "graph": graph, "graph_reason": None}
+    told = {"runs": 7, "delegate": "xnnpack", "resolution_us": 0.01, "graph": graph, "graph_reason": None}
     return {**told, "ops": list(ops), **others}
 
 
@@ -72,7 +72,7 @@ def test_ops_are_listed_the_dearest_first_and_add_up() -> None:
         {"op": "Sigmoid", "count": 1, "us": 1, "share": 0.025},
     ]
     assert {key: entry[key] for key in PLACE} == PLACE
-    assert (entry["status"], entry["reason"], entry["runs"], entry["resolution_us"]) == ("ok", "", 7, 1)
+    assert (entry["status"], entry["reason"], entry["runs"], entry["resolution_us"]) == ("ok", "", 7, 0.01)
 
 
 def test_what_was_not_delegated_has_its_cost() -> None:
@@ -117,12 +117,21 @@ def test_what_is_merged_with_something_else_is_not_counted() -> None:
     assert entry["attention_reason"].startswith("not counted: 2 ops, 60.0 % of the time")
 
 
+def test_a_share_of_ops_too_short_for_the_profiler_says_what_it_may_be() -> None:
+    entry = valid(profiles.entry(PLACE, raw(*WHOLE, resolution_us=2.0), profiles.ATTENTION))
+    low, high = 10 / (40 + 2 * 2), (10 + 4 * 2) / (40 + 4 * 2)  # two ops outside of it, four inside
+    assert entry["attention"] == {"us": 10, "share": 0.25}
+    assert entry["attention_reason"].endswith(f"the share lies between {100 * low:.0f} and {100 * high:.0f} %")
+    sure = profiles.entry(PLACE, raw(*WHOLE, resolution_us=0.2), profiles.ATTENTION)
+    assert sure["attention_reason"] is None
+
+
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
         (raw(*WHOLE, graph_reason="its ops have no names"), "its ops have no names"),
         (raw(op("first", 1, 0), graph=GRAPH[:1]), "there is no attention, or none that can be told"),
-        (raw(op("s", 0, 4)), "all ops together take less than the profiler's resolution, 1 µs"),
+        (raw(op("s", 0, 4)), "all ops together take less than the profiler's resolution, 0.01 µs"),
     ],
 )
 def test_what_cannot_be_told_is_null_with_its_reason(told: Mapping[str, Any], reason: str) -> None:
@@ -269,7 +278,7 @@ def test_gates_are_found_in_files_without_names(
     assert entry["attention"] is not None
     assert entry["not_delegated"] is None
     if runtime == "onnxruntime":
-        assert entry["attention_reason"] is None  # each node that ran is one of the graph
+        assert None not in [each["attention"] for each in entry["ops"]]  # each node that ran is one of the graph
 
 
 def test_a_worker_tells_a_profile(fixtures: Path) -> None:

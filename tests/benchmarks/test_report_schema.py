@@ -12,8 +12,9 @@ import jsonschema
 import pytest
 from example_report import rich
 
-from edgecbam.benchmarks import readme_table, report_schema
+from edgecbam.benchmarks import gate, measure, protocol, readme_table, report_schema
 from edgecbam.benchmarks import report as reports
+from edgecbam.benchmarks.protocol import Protocol
 from edgecbam.errors import InputError
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -46,6 +47,26 @@ def test_the_schema_can_be_had_from_an_installed_package() -> None:
 
 def test_a_rich_report_fits(report: dict[str, Any]) -> None:
     assert problems(report) == []
+
+
+def test_what_is_really_measured_fits(
+    fixtures: Path, tiny_protocol: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(protocol.PROTOCOLS, "quick", tiny_protocol)
+    request = measure.Request(runtimes=("litert",), protocol="quick", devices=("cpu", "gpu"), profile=True)
+    models = [fixtures / "tiny_int8.tflite"]
+    report = measure.benchmark_models(models, request, baseline=fixtures / "tiny_fp32.tflite")
+    assert {row["status"] for row in report["results"]} == {"ok", "unsupported"}
+    assert {entry["status"] for entry in report["profiles"]} == {"ok"}
+    report["gate"] = gate.judge(report, 5.0)
+    measure.write_report(tmp_path, report)
+    written = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert problems(written) == []
+    samples = measure.raw_samples(report)
+    reports.write_pages(tmp_path, written, None, None, samples)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    for title in ("Speed-up", "Distribution of latency", "Latency over time", "tiny_int8.tflite on litert"):
+        assert f"<h3>{title}" in page
 
 
 def objects(value: Any, path: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -98,6 +119,7 @@ def test_a_word_nobody_knows_is_found_wherever_things_are_not_meant_to_grow(repo
         (lambda r: r["protocol"].pop("seed"), "$.protocol"),
         (lambda r: r["measurements"].clear(), "$.measurements"),
         (lambda r: r["gate"].update(verdict="maybe"), "$.gate.verdict"),
+        (lambda r: r["gate"]["rows"][0].update(verdict="faster"), "$.gate.rows[0].verdict"),
         (lambda r: r["devices"].update({"toaster": r["devices"]["cpu"]}), "$.devices"),
     ],
 )
