@@ -1,5 +1,7 @@
 """Results as text: tables that can be read at 80 columns, in a terminal and in a log file alike."""
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Protocol
@@ -83,7 +85,8 @@ def results_table(report: Mapping[str, Any]) -> str:
     """
     results = report["results"]
     compared = candidates(report)
-    rows = [_result_row(row, compared) for row in results]
+    names = _names(results)
+    rows = [_result_row(row, names[row["model"]], compared) for row in results]
     columns = [column for column in COLUMNS if _has_a_use(column, results)]
     left_out = []
     for column in LEAST_NEEDED:
@@ -103,6 +106,8 @@ def results_table(report: Mapping[str, Any]) -> str:
 def _has_a_use(column: str, results: Sequence[Mapping[str, Any]]) -> bool:
     if column == INTEGERS:  # no runtime told, or the report is older than this
         return any(row.get("nodes") for row in results)
+    if column == "top-1 %":
+        return any(row.get("accuracy") is not None for row in results)
     if column in VARYING:
         return len({row[VARYING[column]] for row in results if VARYING[column] in row}) > 1
     return True
@@ -146,10 +151,20 @@ def _short_name(row: Mapping[str, Any]) -> str:
     return printable(PurePath(row["model"]).name).removeprefix("model_")
 
 
-def _result_row(row: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _names(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What stands for each model: where names are long, without the beginning that they share."""
+    names = {row["model"]: _short_name(row) for row in results}
+    prefix = os.path.commonprefix(list(names.values()))  # noqa: RUF071  characters are meant
+    shared = re.sub("[^-_. ]*$", "", prefix)
+    if len(names) < 2 or len(shared) < 4 or max(map(len, names.values())) <= NAME_WIDTH:
+        return names
+    return {model: f"…{name[len(shared) :]}" for model, name in names.items()}
+
+
+def _result_row(row: Mapping[str, Any], name: str, compared: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The cells of a row by column; of one without a time only those of its place, and FAILED."""
     place = {
-        "model": _short_name(row),
+        "model": name,
         "runtime": shortened(printable(row["runtime"]), RUNTIME_WIDTH),
         "device": shortened(printable(row.get("device", "-")), DEVICE_WIDTH),
         "thr": str(row.get("threads", "-")),

@@ -51,3 +51,16 @@ def test_columns_that_find_no_room_are_named(report: dict[str, Any]) -> None:
     text = lines(report)
     assert "no room for int, KiB, top-1 %: see report.json" in text
     assert text[1].split()[1] == "onnxruntime_ten…"
+
+
+def test_long_names_are_told_apart_by_their_ends(report: dict[str, Any]) -> None:
+    names = {
+        "model_fp32.tflite": "resnet_20_at_32x32_fp32.tflite",
+        "model_int8.tflite": "resnet_20_at_32x32_int8.tflite",
+    }
+    report["results"] = [{**row, "model": names[row["model"]]} for row in report["results"] if row["model"] in names]
+    shown = {line.split()[0] for line in lines(report)[1:] if " litert" in line}
+    assert shown == {"…fp32.tflite", "…int8.tflite"}
+    for row in report["results"]:
+        row["accuracy"] = None
+    assert "top-1" not in "\n".join(lines(report))
