@@ -7,6 +7,10 @@
 #   make lock      renew constraints.txt
 #   make bench-lowering  what CBAM costs, plain and lowered; writes benchmarks/results/lowering.json
 #   make bench-onnx  what the ONNX files are worth beside others; writes benchmarks/results/onnx.json
+#   make bench-trust  how far the benchmark can be trusted: the next three and docs/trust.md
+#   make bench-coverage  simulated coverage of the intervals; writes benchmarks/results/coverage.json
+#   make bench-tools  p50 beside public tools; writes benchmarks/results/against_tools.json
+#   make bench-sessions  a file against itself; writes benchmarks/results/control_sessions.json
 #   make prove-runtimes  which runtime each file needs; writes benchmarks/results/runtimes.json
 #   make prove-runtimes-arm64  the same on emulated 64-bit Arm; writes benchmarks/results/runtimes_arm64.json
 #   make prove-saturation  what processors without VNNI compute; writes benchmarks/results/saturation.json
@@ -20,11 +24,17 @@ READY := $(VENV)/.ready
 LOCK_ENV := build/lock-env
 TYPES := build/types
 IMAGES := /usr/share/datasets/fashion-mnist
+DEMO := runs/demo/export
+STUDY := build/onnx
+TRUST_MODELS := $(foreach format,tflite onnx,$(DEMO)/model_fp32.$(format) $(DEMO)/model_int8.$(format)) \
+  $(addprefix $(STUDY)/resnet_16_32_64_at_96x96_cbam_,int8_tflite.tflite fp32.onnx int8.onnx)
 WEB := build/web
 WEB_PINS := tests/consumers/web
+WEBGPU_ENV := build/webgpu-env
+WEBGPU_PINS := tests/runtimes/gpu_constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-data test-ssh test-web test-page lint types format lock bench-lowering bench-onnx runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
+.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu lint types format lock bench-lowering bench-onnx bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -120,7 +130,29 @@ test-ssh:
 	  echo "make: missing, and the tests over ssh will fail: sudo apt-get install $$missing" >&2; \
 	fi
 
-test: $(READY) test-data test-ssh test-web test-page
+# SwiftShader, a GPU emulated on the CPU, which Debian's Chromium brings, with Vulkan's loader; and an environment for
+# ONNX Runtime's WebGPU build, which would overwrite the build for CPUs.
+test-gpu: $(READY)
+	@missing=; \
+	ls /usr/lib/*/libvulkan.so.1 >/dev/null 2>&1 || missing="libvulkan1"; \
+	[ -e /usr/lib/chromium/libvk_swiftshader.so ] || missing="$$missing chromium-common"; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	  echo "make: installing $$missing, for the tests on an emulated GPU"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing && missing=; \
+	fi; \
+	if [ -n "$$missing" ]; then \
+	  echo "make: missing, and the tests on an emulated GPU will fail: sudo apt-get install $$missing" >&2; \
+	fi
+	@if ! cat pyproject.toml constraints.txt "$(WEBGPU_PINS)" | cmp -s - "$(WEBGPU_ENV)/.ready"; then \
+	  echo "make: setting up $(WEBGPU_ENV), for the tests of ONNX Runtime's WebGPU build"; \
+	  rm -rf "$(WEBGPU_ENV)" && "$(BIN)/python" -m venv "$(WEBGPU_ENV)" && \
+	  "$(WEBGPU_ENV)/bin/python" -m pip install --quiet --disable-pip-version-check \
+	    -c constraints.txt -c "$(WEBGPU_PINS)" -e '.[onnxruntime-webgpu]' && \
+	  cat pyproject.toml constraints.txt "$(WEBGPU_PINS)" > "$(WEBGPU_ENV)/.ready" || \
+	    echo "make: could not set up $(WEBGPU_ENV): the tests of ONNX Runtime's WebGPU build will fail" >&2; \
+	fi
+
+test: $(READY) test-data test-ssh test-web test-page test-gpu
 	"$(BIN)/python" -m pytest $(ARGS)
 
 lint: $(READY) types
@@ -162,6 +194,28 @@ bench-lowering: $(READY)
 bench-onnx: $(READY)
 	TF_CPP_MIN_LOG_LEVEL=3 "$(BIN)/python" -m edgecbam.export.onnx_study build/onnx
 	"$(BIN)/python" -m edgecbam.benchmarks.onnx_files build/onnx benchmarks/results/onnx.json $(ARGS)
+
+bench-trust: bench-coverage bench-tools bench-sessions
+	"$(BIN)/python" -m edgecbam.benchmarks.trust_table benchmarks/results docs/trust.md
+
+# Times nothing: any machine will do.
+bench-coverage: $(READY)
+	"$(BIN)/python" -m edgecbam.benchmarks.simulation benchmarks/results/coverage.json $(ARGS)
+
+# This and the next want a quiet machine. Small models, and some that take milliseconds.
+bench-tools: $(READY) $(DEMO)/stage.json $(STUDY)/index.json
+	"$(BIN)/python" -m edgecbam.benchmarks.against_tools benchmarks/results/against_tools.json \
+	  $(TRUST_MODELS) --smallest tests/fixtures/tiny_fp32.tflite --smallest tests/fixtures/tiny_fp32.onnx $(ARGS)
+
+bench-sessions: $(READY) $(DEMO)/stage.json
+	"$(BIN)/python" -m edgecbam.benchmarks.control_sessions benchmarks/results/control_sessions.json \
+	  $(DEMO)/model_int8.tflite $(SESSIONS_ARGS)
+
+$(DEMO)/stage.json: | $(READY)
+	"$(BIN)/edgecbam" run --out runs/demo --overwrite
+
+$(STUDY)/index.json: | $(READY)
+	TF_CPP_MIN_LOG_LEVEL=3 "$(BIN)/python" -m edgecbam.export.onnx_study $(STUDY)
 
 runtime-models: $(READY)
 	TF_CPP_MIN_LOG_LEVEL=3 "$(BIN)/python" -m edgecbam.export.runtime_models build/runtimes

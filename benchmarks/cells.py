@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecbam import artifacts, runtimes
-from edgecbam.errors import InputError, MissingPackage
+from edgecbam.errors import EnvironmentFailure, InputError
 
 from .devices import Device
 
@@ -125,10 +125,13 @@ def _spot(name: str, device: Device, threads: int) -> Spot:
     if name not in runtimes.RUNTIMES:
         return Spot(name, device.name, threads, (".tflite",))
     runtime = runtimes.find(name)
-    status, reason = "", ""
+    reason = ""
     if device.name in ("cpu", "gpu") and not runtime.installed():
-        status, reason = "unsupported", str(MissingPackage(runtime.package, runtime.extra, f"the runtime {name}"))
-    return Spot(name, device.name, threads, runtime.formats, status, reason)
+        try:
+            runtime.load()  # imports nothing where there is nothing, and knows which command helps
+        except EnvironmentFailure as error:
+            reason = str(error)
+    return Spot(name, device.name, threads, runtime.formats, "unsupported" if reason else "", reason)
 
 
 def _impossible(name: str, device: Device, threads: int) -> Spot:
@@ -199,8 +202,10 @@ def bare_cells(
         for spot in reading or where:
             status, reason = spot.status, spot.reason
             if not reading:
-                able = ", ".join(runtime.name for runtime in runtimes.readers(path.suffix))
-                status, reason = "unsupported", f"{spot.runtime} cannot read {path.suffix} files; {able} can"
+                kind = "gpu" if spot.device == "gpu" else "cpu"
+                able = [runtime.name for runtime in runtimes.readers(path.suffix) if kind in runtime.devices]
+                status = "unsupported"
+                reason = f"{spot.runtime} cannot read {path.suffix} files; {', '.join(able)} can"
             cells.append(
                 Cell(
                     labels[path],

@@ -24,7 +24,7 @@ from . import parity
 from .child import Child, ChildFailed
 
 TIMEOUT_S = 600.0
-FORMATS = (".tflite", ".onnx")
+FORMATS = (".tflite", ".onnx", ".keras")
 COMMAND: tuple[str, ...] = (
     sys.executable,
     "-P",
@@ -125,7 +125,7 @@ def _make(task: dict[str, Any]) -> dict[str, Any]:
 def _precision(model: Path, session: Session) -> str:
     if model.suffix.lower() == ".onnx":
         return onnx_file.read(model).precision
-    return str(session.placement()["file_precision"])
+    return str(session.placement().get("file_precision", "float32"))  # Keras files of edgecbam and their kind
 
 
 def main() -> None:

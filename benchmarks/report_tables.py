@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import chart_profile, wording
+from . import chart_profile, environment, wording
 from .wording import NONE
 
 KINDS_OF_OPS = 8  # of each profile that the table tells of
@@ -18,16 +18,21 @@ MACHINE = {
     "physical_cores": "CPUs, physical",
     "affinity_cpus": "CPUs allowed by affinity",
     "cgroup_cpus": "CPUs allowed by cgroup",
+    "cgroup_memory_bytes": "Memory allowed by cgroup",
     "governor": "Governor",
+    "min_mhz": "Lowest MHz",
+    "max_mhz": "Highest MHz",
     "virtualised": "Virtualised",
-    "memory_bytes": "Memory GiB",
-    "gpu": "GPU",
+    "memory_bytes": "Memory",
+    "swap_bytes": "Swap",
+    "gpus": "GPUs",
     "os": "System",
     "kernel": "Kernel",
     "python": "Python",
     "versions": "Versions",
     "git_commit": "Git commit",
 }
+OF_SNAPSHOTS = ("load", "steal_ticks", "cpu_ticks", "user_hz")  # told as load and steal
 OF_THE_SESSION = ("started_utc", "load_before", "load_after")  # the report says these of its measurements
 
 
@@ -287,24 +292,40 @@ def machines(report: Mapping[str, Any]) -> list[Table]:
 
 
 def _machine(device: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    environment = device["environment"]
+    known = device["environment"]
     rows = []
-    for key in [*(key for key in MACHINE if key in environment), *(key for key in environment if key not in MACHINE)]:
+    for key in [*(key for key in MACHINE if key in known), *(key for key in known if key not in MACHINE)]:
         if key in OF_THE_SESSION:
             continue
-        value, name = environment[key], MACHINE.get(key, key.replace("_", " ").capitalize())
-        if key == "memory_bytes" and value is not None:
-            value = round(value / 2**30, 1)
-        elif key == "versions":
-            value = ", ".join(f"{package} {version or 'not installed'}" for package, version in value.items())
-        elif key == "cpu_flags" and value is not None:
-            value = " ".join(value)
-        rows.append((name, wording.figure(value)))
+        value, name = known[key], MACHINE.get(key, key.replace("_", " ").capitalize())
+        rows.append((name, _fact(key, value)))
     before, after = device["before"] or {}, device["after"] or {}
+    during = environment.difference(device["before"], device["after"])
+    rows.append(
+        ("Load before, after", f"{wording.figure(during['load_before'])}, {wording.figure(during['load_after'])}")
+    )
+    rows.append(("CPU time taken by others (steal)", wording.percent(during["steal_fraction"])))
     for key in dict.fromkeys([*before, *after]):
-        name = f"{key.replace('_', ' ').capitalize()} before, after"
-        rows.append((name, f"{wording.figure(before.get(key))}, {wording.figure(after.get(key))}"))
+        if key not in OF_SNAPSHOTS and (before.get(key) is not None or after.get(key) is not None):
+            name = f"{key.replace('_', ' ').capitalize()} before, after"
+            rows.append((name, f"{_fact(key, before.get(key))}; {_fact(key, after.get(key))}"))
     return tuple(rows)
+
+
+def _fact(key: str, value: Any) -> str:
+    """One fact about a machine in words."""
+    if key.endswith("_bytes") and isinstance(value, int) and not isinstance(value, bool):
+        return f"{value / 2**30:.1f} GiB"
+    if key == "versions":
+        return ", ".join(f"{package} {version or 'not installed'}" for package, version in value.items())
+    if isinstance(value, Mapping):
+        known = [f"{name.replace('_', ' ')} {wording.figure(one)}" for name, one in value.items() if one is not None]
+        return ", ".join(known) or wording.figure(None)
+    if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+        return "; ".join(_fact(key, one) for one in value)
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return wording.figure(value)
 
 
 def protocol(report: Mapping[str, Any]) -> Table:

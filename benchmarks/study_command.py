@@ -32,8 +32,9 @@ def main(
     parser.add_argument("--quick", action="store_true", help="a fast look, not a publication")
     options = parser.parse_args(arguments)
     options.report.parent.mkdir(parents=True, exist_ok=True)
-    artifacts.write_json(options.report, run(options.folder, options.quick, _say))
+    artifacts.write_json(options.report, run(options.folder, options.quick, say))
 
 
-def _say(event: Event) -> None:
+def say(event: Event) -> None:
+    """Show what a study is doing."""
     sys.stderr.write(f"{event.message}\n")

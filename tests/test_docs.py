@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from edgecbam import api, artifacts, cli
-from edgecbam.benchmarks import lowering_table, onnx_table, readme_table
+from edgecbam.benchmarks import lowering_table, onnx_table, readme_table, trust_table
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -104,3 +104,22 @@ def test_the_tables_of_onnx_are_those_of_the_committed_report() -> None:
         "resnet 32/64/128 at 96x96",
         "resnet-20 at 32x32",
     }
+
+
+def test_the_tables_of_trust_are_those_of_the_committed_reports() -> None:
+    document = (ROOT / "docs" / "trust.md").read_text("utf-8")
+    simulated, beside, controls = (
+        artifacts.read_json(ROOT / "benchmarks" / "results" / name) for name in trust_table.FILES
+    )
+    assert simulated["command"] == "make bench-coverage"  # in full, not the quick look
+    assert beside["quick"] is False
+    assert (controls["summary"]["sessions"], controls["protocol"]["name"]) == (20, "standard")
+    assert trust_table.renew(document, simulated, beside, controls) == document
+    limits = {machine["name"] for machine in simulated["machines"] if machine["limit"]}
+    for row in simulated["coverage"]:
+        if row["machine"] not in limits:
+            assert abs(row["coverage"] - simulated["nominal"]) <= 0.03, row
+    for row in simulated["gate"]:
+        if row["slowdown"] == 0:
+            assert row["slower"] <= 0.05, row
+    assert all(row["corrected"] <= 0.05 for row in simulated["families"])

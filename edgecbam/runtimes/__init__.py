@@ -9,11 +9,15 @@ Importing this package imports no runtime; opening a model does.
 import difflib
 
 from edgecbam.errors import InputError
+from edgecbam.runtimes.keras_runtime import KERAS
 from edgecbam.runtimes.litert import LITERT
+from edgecbam.runtimes.litert_compiled import LITERT_COMPILED, LITERT_COMPILED_FP16
 from edgecbam.runtimes.onnx_runtime import ONNXRUNTIME
+from edgecbam.runtimes.onnx_runtime_gpu import ONNXRUNTIME_CUDA, ONNXRUNTIME_TENSORRT, ONNXRUNTIME_WEBGPU
 from edgecbam.runtimes.openvino_runtime import OPENVINO, OPENVINO_BF16
 from edgecbam.runtimes.quantized import described, to_input, to_real
 from edgecbam.runtimes.session import CannotRun, Opener, Runtime, Session, Shapes, TensorInfo, check_file
+from edgecbam.runtimes.tflite_micro import TFLITE_MICRO
 
 __all__ = [
     "RUNTIMES",
@@ -32,7 +36,22 @@ __all__ = [
     "to_real",
 ]
 
-RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (LITERT, ONNXRUNTIME, OPENVINO, OPENVINO_BF16)}
+RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime
+    for runtime in (
+        LITERT,
+        ONNXRUNTIME,
+        OPENVINO,
+        OPENVINO_BF16,
+        LITERT_COMPILED,
+        LITERT_COMPILED_FP16,
+        ONNXRUNTIME_CUDA,
+        ONNXRUNTIME_TENSORRT,
+        ONNXRUNTIME_WEBGPU,
+        KERAS,
+        TFLITE_MICRO,
+    )
+}
 
 
 def find(name: str) -> Runtime:

@@ -107,13 +107,13 @@ def _trace(
     check_file(model, (".onnx",))
     ort = onnx_runtime.ONNXRUNTIME.load()
     saturates = onnx_runtime.saturates(platform.machine(), onnx_runtime._read_cpuinfo())
-    options = onnx_runtime._options(ort, threads, saturates)
+    options = onnx_runtime.session_options(ort, threads, saturates)
     options.enable_profiling = True
     with tempfile.TemporaryDirectory(prefix="edgecbam-", ignore_cleanup_errors=True) as folder:
         executed = Path(folder) / "executed.onnx"
         options.profile_file_prefix = str(Path(folder) / "trace")
         options.optimized_model_filepath = str(executed)
-        session = onnx_runtime._open(ort, model, options)
+        session = onnx_runtime.create_session(ort, model, options)
         try:
             feeds = dict(zip([argument.name for argument in session.get_inputs()], arrays, strict=True))
             for _ in range(inferences):

@@ -31,7 +31,7 @@ from edgecbam.runtimes.session import (
     one_line,
 )
 
-_DTYPES = {
+DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(double)": "float64",
@@ -56,8 +56,8 @@ class _OnnxRuntimeSession:
         self._ort_value = ort_value
         self._threads = threads
         self._precision = precision
-        self.inputs = tuple(_info(argument) for argument in session.get_inputs())
-        self.outputs = tuple(_info(argument) for argument in session.get_outputs())
+        self.inputs = tuple(tensor_info(argument) for argument in session.get_inputs())
+        self.outputs = tuple(tensor_info(argument) for argument in session.get_outputs())
         self._binding: Any = None
         self._held: list[Any] = []  # the binding does not keep its inputs alive
 
@@ -113,11 +113,11 @@ def _open_session(model: Path, threads: int, device: str, shapes: Shapes | None,
     check_file(model, ONNXRUNTIME.formats)
     ort = ONNXRUNTIME.load()
     needs_precision = saturates(platform.machine(), _read_cpuinfo())
-    options = _options(ort, threads, needs_precision)
+    options = session_options(ort, threads, needs_precision)
     if not rewrite:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = _open(ort, model, options)
-    unknown = [a.type for a in [*session.get_inputs(), *session.get_outputs()] if a.type not in _DTYPES]
+    session = create_session(ort, model, options)
+    unknown = [a.type for a in [*session.get_inputs(), *session.get_outputs()] if a.type not in DTYPES]
     if unknown:
         raise CannotRun(f"ONNX Runtime: {model.name} has a tensor of type {unknown[0]}, which edgecbam does not feed")
     opened = _OnnxRuntimeSession(session, ort.OrtValue, threads, "1" if needs_precision else "not needed")
@@ -133,11 +133,11 @@ def count_nodes(model: Path, threads: int, arrays: Sequence[np.ndarray]) -> dict
     check_threads(threads)
     check_file(model, ONNXRUNTIME.formats)
     ort = ONNXRUNTIME.load()
-    options = _options(ort, threads, saturates(platform.machine(), _read_cpuinfo()))
+    options = session_options(ort, threads, saturates(platform.machine(), _read_cpuinfo()))
     options.enable_profiling = True
     with tempfile.TemporaryDirectory(prefix="edgecbam-", ignore_cleanup_errors=True) as folder:
         options.profile_file_prefix = str(Path(folder) / "trace")
-        session = _open(ort, model, options)
+        session = create_session(ort, model, options)
         try:
             names = [argument.name for argument in session.get_inputs()]
             outputs = session.run(None, dict(zip(names, arrays, strict=True)))
@@ -171,7 +171,8 @@ def _read_cpuinfo() -> str | None:
         return None
 
 
-def _options(ort: Any, threads: int, needs_precision: bool) -> Any:
+def session_options(ort: Any, threads: int, needs_precision: bool) -> Any:
+    """``threads`` threads inside an op, ops one after another, and whether int8 weights are made uint8 (see above)."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -183,9 +184,10 @@ def _options(ort: Any, threads: int, needs_precision: bool) -> Any:
     return options
 
 
-def _open(ort: Any, model: Path, options: Any) -> Any:
+def create_session(ort: Any, model: Path, options: Any, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> Any:
+    """An InferenceSession, without falling back to other providers; raises InputError or CannotRun."""
     try:
-        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(model), options, providers=list(providers), enable_fallback=False)
     except Exception as error:  # its exceptions derive from Exception alone
         damaged = type(error).__name__ in ("InvalidProtobuf", "InvalidGraph") or "No graph was found" in str(error)
         if damaged and "No Op registered" not in str(error):  # an operator too new or of another domain
@@ -193,9 +195,10 @@ def _open(ort: Any, model: Path, options: Any) -> Any:
         raise CannotRun(f"ONNX Runtime cannot run {model.name}: {one_line(error)}") from error
 
 
-def _info(argument: Any) -> TensorInfo:
+def tensor_info(argument: Any) -> TensorInfo:
+    """An input or output of an InferenceSession whose type is one of DTYPES."""
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in argument.shape)
-    return TensorInfo(argument.name, shape, _DTYPES[argument.type])
+    return TensorInfo(argument.name, shape, DTYPES[argument.type])
 
 
 ONNXRUNTIME = Runtime(

@@ -1,8 +1,10 @@
-"""OpenVINO: .onnx and .tflite on the CPU. (A file named openvino.py would shadow the package.)
+"""OpenVINO: .onnx and .tflite on the CPU or on a GPU of Intel's. (A file named openvino.py would shadow the package.)
 
 On CPUs with AMX it runs float models in bfloat16 unless told otherwise, which would make a float row a lie: this
 adapter asks for ``INFERENCE_PRECISION_HINT=f32`` and ``placement`` says so. ``openvino_bf16`` is the same runtime asked
 for bfloat16. Where the CPU has none, OpenVINO takes that request, says bf16, and runs something else: it is refused.
+On a GPU the default is float16, and float32 is asked for likewise. A model is compiled for the GPU alone, which fails
+where OpenVINO lacks a kernel, so nothing stays on the CPU.
 
 Importing OpenVINO starts a process that reports the import to an analytics server. That is nobody's business and
 disturbs a measurement, so the module that does it is withheld during the import; OpenVINO then takes its own stub.
@@ -35,8 +37,9 @@ from edgecbam.runtimes.session import (
 class _OpenVinoSession:
     """One compiled model with one inference request."""
 
-    def __init__(self, compiled: Any, tensor: Any, threads: int) -> None:
+    def __init__(self, compiled: Any, tensor: Any, threads: int, adapter: str | None) -> None:
         self._compiled = compiled
+        self._adapter = adapter  # None on the CPU
         self._request = compiled.create_infer_request()
         self._tensor = tensor
         self._threads = threads
@@ -63,11 +66,24 @@ class _OpenVinoSession:
 
     def placement(self) -> dict[str, Any]:
         precision = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        return {
-            "device": ", ".join(self._compiled.get_property("EXECUTION_DEVICES")).lower(),
+        devices = ", ".join(self._compiled.get_property("EXECUTION_DEVICES")).lower()
+        common = {
             "inference_precision_hint": precision,
+            "precision": precision,
             "streams": int(self._compiled.get_property("NUM_STREAMS")),
-            "threads": int(self._compiled.get_property("INFERENCE_NUM_THREADS")),
+        }
+        if self._adapter is None:
+            threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+            return {"device": devices, "threads": threads, **common}
+        return {
+            "device": "gpu",
+            "threads": self._threads,
+            "adapter": self._adapter,
+            "software": False,  # its plugin drives Intel's GPUs alone
+            "execution_devices": devices,
+            **common,
+            "proof": "compiled for the GPU alone; OpenVINO says where it runs",
+            "inference_ends": "outputs in host memory",
         }
 
     def close(self) -> None:
@@ -78,20 +94,21 @@ class _OpenVinoSession:
 
 def open_model(model: Path, threads: int = 1, device: str = "cpu", shapes: Shapes | None = None) -> Session:
     """Open an .onnx or .tflite file with one stream of ``threads`` threads, in float32; see Opener for the errors."""
-    return _open(model, threads, device, shapes, "f32")
+    return _open(OPENVINO, model, threads, device, shapes, "f32")
 
 
 def open_bfloat16(model: Path, threads: int = 1, device: str = "cpu", shapes: Shapes | None = None) -> Session:
     """As ``open_model``, with float operations in bfloat16; raises CannotRun where the CPU has none."""
-    return _open(model, threads, device, shapes, "bf16")
+    return _open(OPENVINO_BF16, model, threads, device, shapes, "bf16")
 
 
-def _open(model: Path, threads: int, device: str, shapes: Shapes | None, precision: str) -> Session:
+def _open(runtime: Runtime, model: Path, threads: int, device: str, shapes: Shapes | None, precision: str) -> Session:
     check_threads(threads)
-    check_device(OPENVINO, device)
+    check_device(runtime, device)
     check_file(model, OPENVINO.formats)
     openvino = OPENVINO.load()
     core = openvino.Core()
+    adapter = gpu_name(core) if device == "gpu" else None
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise CannotRun("this CPU has no bfloat16")
     try:
@@ -107,13 +124,30 @@ def _open(model: Path, threads: int, device: str, shapes: Shapes | None, precisi
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads,
     }
+    if device == "cpu":
+        settings["INFERENCE_NUM_THREADS"] = threads
     try:
-        compiled = core.compile_model(network, "CPU", settings)
+        compiled = core.compile_model(network, device.upper(), settings)
     except RuntimeError as error:
         raise CannotRun(f"OpenVINO cannot run {model.name}: {_last_line(error)}") from error
-    return _OpenVinoSession(compiled, openvino.Tensor, threads)
+    return _OpenVinoSession(compiled, openvino.Tensor, threads, adapter)
+
+
+def gpu_name(core: Any) -> str:
+    """Name of the first GPU that OpenVINO has; raises CannotRun that names what it has instead.
+
+    Args:
+        core: an openvino.Core.
+    """
+    devices = list(core.available_devices)
+    found = [device for device in devices if device.split(".")[0] == "GPU"]
+    if not found:
+        raise CannotRun(
+            f"OpenVINO has no GPU here, only {', '.join(devices)}: it needs one of Intel's with the driver for OpenCL "
+            "(Debian: intel-opencl-icd)"
+        )
+    return str(core.get_property(found[0], "FULL_DEVICE_NAME"))
 
 
 def _info(port: Any) -> TensorInfo:
@@ -134,9 +168,14 @@ OPENVINO = Runtime(
     extra="openvino",
     formats=(".onnx", ".tflite"),
     open=open_model,
+    devices=("cpu", "gpu"),
     withheld=("openvino_telemetry",),
     profile=openvino_profile.profile,
 )
 OPENVINO_BF16 = dataclasses.replace(
-    OPENVINO, name="openvino_bf16", open=open_bfloat16, profile=openvino_profile.profile_bfloat16
+    OPENVINO,
+    name="openvino_bf16",
+    open=open_bfloat16,
+    devices=("cpu",),
+    profile=openvino_profile.profile_bfloat16,
 )

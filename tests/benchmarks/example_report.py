@@ -240,8 +240,8 @@ def rich() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "devices": {
             "cpu": {
                 "environment": here,
-                "before": {"load": 0.1, "steal": 0.0},
-                "after": {"load": 1.0, "steal": 0.02},
+                "before": {"load": 0.1, "steal_ticks": 5, "cpu_ticks": 1000, "user_hz": 100},
+                "after": {"load": 1.0, "steal_ticks": 25, "cpu_ticks": 2000, "user_hz": 100},
             },
             "gpu": {"environment": here, "before": {"load": 0.1}, "after": {"load": 1.0}},
             "ssh:pi": {"environment": environment("Cortex-A76", 4), "before": {"load": 0.2}, "after": None},

@@ -42,10 +42,8 @@ def test_t_interval_covers_the_truth_as_often_as_it_says(processes: int) -> None
 
 
 @pytest.mark.parametrize(("n", "quantile"), [(6, 0.5), (50, 0.5), (500, 0.5), (100, 0.9), (500, 0.9), (662, 0.99)])
-def test_order_statistics_enclose_the_quantile_and_are_as_narrow_as_they_can_be(n: int, quantile: float) -> None:
-    ranks = statistics.order_statistics(n, quantile)
-    assert ranks is not None
-    low, high = ranks
+def test_ranks_enclose_the_quantile_and_are_as_narrow_as_they_can_be(n: int, quantile: float) -> None:
+    low, high = statistics.enclosing_ranks(n, quantile)
 
     def at_most(count: int) -> float:  # P(at most so many of n samples lie below the quantile)
         return sum(math.comb(n, k) * quantile**k * (1 - quantile) ** (n - k) for k in range(count + 1))
@@ -54,21 +52,10 @@ def test_order_statistics_enclose_the_quantile_and_are_as_narrow_as_they_can_be(
     assert at_most(high) >= 0.975 > at_most(high - 1)
 
 
-@pytest.mark.parametrize(("n", "quantile"), [(0, 0.5), (5, 0.5), (20, 0.9), (100, 0.99)])
-def test_too_few_samples_give_no_interval(n: int, quantile: float) -> None:
-    assert statistics.quantile_interval(np.arange(n), quantile) is None
-
-
-def test_quantile_interval_covers_a_skewed_distribution() -> None:
-    rng = np.random.default_rng(6)
-    truth = math.exp(1.2815515655446004)  # 90 % quantile of the log-normal distribution
-    hits = [
-        low <= truth <= high
-        for low, high in (
-            statistics.quantile_interval(np.exp(rng.standard_normal(200)), 0.9) or (1, 0) for _ in range(2000)
-        )
-    ]
-    assert np.mean(hits) >= 0.94
+@pytest.mark.parametrize(("n", "quantile"), [(5, 0.5), (20, 0.9), (100, 0.99)])
+def test_too_few_samples_cannot_enclose_a_quantile(n: int, quantile: float) -> None:
+    assert statistics.enclosing_ranks(n, quantile)[1] == n
+    assert statistics.enclosing_ranks(5, 0.5)[0] == -1
 
 
 def sessions(
@@ -148,22 +135,35 @@ def test_verdict(low: float | None, high: float | None, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
+    ("low", "high", "expected"),
     [
         (1.11, 1.3, "slower"),
+        (1.1, 1.3, "inconclusive"),
         (1.09, 1.3, "inconclusive"),
         (0.9, 1.1, "not slower"),
         (0.9, 1.11, "inconclusive"),
         (None, None, "inconclusive"),
     ],
 )
-def test_the_gate_needs_the_whole_interval(low: float | None, high: float | None, verdict: str) -> None:
-    assert statistics.gate_verdict({"value": 1.0, "low": low, "high": high}, 10) == verdict
+def test_the_gate_needs_the_whole_interval(low: float | None, high: float | None, expected: str) -> None:
+    assert statistics.gate_verdict({"value": 1.0, "low": low, "high": high}, 10) == expected
 
 
 def test_a_gate_of_several_candidates_asks_for_more_confidence() -> None:
-    assert statistics.family_confidence(0) == statistics.family_confidence(1) == statistics.CONFIDENCE
+    assert statistics.family_confidence(1) == statistics.CONFIDENCE
     assert statistics.family_confidence(5) == pytest.approx(0.99)
+    with pytest.raises(ValueError, match="at least one"):
+        statistics.family_confidence(0)
+
+
+def test_the_ratio_of_processes_is_as_wide_as_its_confidence_asks() -> None:
+    ratios = [1.0, 1.1, 1.2, 1.3]
+    logs = np.log(ratios)
+    for confidence, t in ((0.95, 3.182), (0.99, 5.841)):  # three degrees of freedom
+        found = statistics.ratio_of_processes(ratios, confidence)
+        assert found["value"] == pytest.approx(math.exp(logs.mean()))
+        assert found["high"] is not None
+        assert math.log(found["high"]) == pytest.approx(logs.mean() + t * logs.std(ddof=1) / 2, abs=1e-3)
 
 
 def test_latency_keeps_every_sample_and_gives_p99_only_with_enough() -> None:
@@ -181,9 +181,47 @@ def test_latency_keeps_every_sample_and_gives_p99_only_with_enough() -> None:
 @pytest.mark.parametrize("medians", [(1.0, 1.1, 1.2, 1.3, 1.4), (1.0, 1.0, 1.0, 1.0, 5.0)])
 def test_latency_intervals_reflect_differences_between_processes(medians: Sequence[float]) -> None:
     rng = np.random.default_rng(3)
-    processes = [m * 1e6 * np.exp(0.001 * rng.standard_normal((20, 5))) for m in medians]
+    processes = [m * 1e6 * np.exp(0.001 * rng.standard_normal((40, 5))) for m in medians]
     summary = statistics.latency(processes)
-    low, high = summary["intervals"]["p50"]
-    assert low <= summary["p50"] <= high
-    assert high / low > 1.2, "the spread inside a process says little about the next process"
+    assert summary["p50"] == pytest.approx(math.exp(np.mean(np.log(medians))), rel=1e-3)
+    for name in ("p50", "p90", "p99"):
+        low, high = summary["intervals"][name]
+        assert low < summary[name] < high
+        assert high / low > 1.2, "the spread inside a process says little about the next process"
     assert summary["process_p50"] == pytest.approx(list(medians), rel=1e-3)
+    assert summary["p50"] < summary["p90"] < summary["p99"]
+
+
+def test_p50_has_the_interval_of_the_geometric_mean_of_medians() -> None:
+    medians = [1.0, 2.0, 4.0]
+    summary = statistics.latency([np.full((4, 5), median * 1e6) for median in medians])
+    half = 4.303 * math.log(2) / math.sqrt(3)  # two degrees of freedom; the logs differ by log 2
+    assert summary["p50"] == pytest.approx(2.0)
+    assert summary["intervals"]["p50"] == pytest.approx([2 * math.exp(-half), 2 * math.exp(half)], rel=1e-3)
+    assert summary["p90"] == pytest.approx(2.0), "inside a process nothing differs"
+
+
+def test_a_tail_is_that_of_times_relative_to_their_own_process() -> None:
+    one = np.concatenate([np.full(85, 1.0), np.full(15, 3.0)]) * 1e6
+    summary = statistics.latency([one, 100 * one])
+    assert summary["p50"] == pytest.approx(10.0)
+    assert summary["p90"] == pytest.approx(30.0), "and not 100, of the slower process alone"
+
+
+def test_a_tail_in_some_processes_only_is_less_certain_than_one_in_all() -> None:
+    rng = np.random.default_rng(4)
+    quiet = np.exp(0.01 * rng.standard_normal((8, 1, 400)))
+    spread, lumped = quiet.copy(), quiet.copy()
+    spread[:, :, :8] *= 2 + rng.random((8, 1, 8))  # 64 disturbed runs, the same number in each process
+    lumped[:2, :, :32] *= 2 + rng.random((2, 1, 32))  # or all of them in two
+    widths = []
+    for samples in (spread, lumped):
+        low, high = statistics.latency(list(1e6 * samples))["intervals"]["p99"]
+        widths.append(math.log(high / low))
+    assert widths[1] > 2 * widths[0]
+
+
+def test_a_single_process_has_no_intervals() -> None:
+    summary = statistics.latency([np.full((100, 10), 1_000_000)])
+    assert summary["p99"] == 1.0
+    assert summary["intervals"] == {"p50": None, "p90": None, "p99": None}

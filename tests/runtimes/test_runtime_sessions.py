@@ -106,7 +106,13 @@ def test_placement_of_the_others_says_what_really_runs(fixtures: Path) -> None:
     assert onnx.pop("x64quantprecision") in ("1", "not needed")  # by the CPU: see test_onnx_nodes.py
     assert onnx == {"device": "cpu", "providers": ["CPUExecutionProvider"], "threads": 2}
     vino = find("openvino").open(fixtures / "tiny_fp32.onnx", threads=1).placement()
-    assert vino == {"device": "cpu", "inference_precision_hint": "f32", "streams": 1, "threads": 1}
+    assert vino == {
+        "device": "cpu",
+        "inference_precision_hint": "f32",
+        "precision": "f32",
+        "streams": 1,
+        "threads": 1,
+    }
 
 
 def damaged(content: bytes) -> dict[str, bytes]:
@@ -167,7 +173,9 @@ def test_unknown_names_get_the_nearest() -> None:
 
 
 def test_registry_knows_formats_versions_and_what_is_installed() -> None:
-    assert [runtime.name for runtime in runtimes.readers(".ONNX")] == ["onnxruntime", "openvino", "openvino_bf16"]
+    readers = [runtime.name for runtime in runtimes.readers(".ONNX")]
+    assert readers[:3] == ["onnxruntime", "openvino", "openvino_bf16"]
+    assert set(readers[3:]) == {"onnxruntime_cuda", "onnxruntime_tensorrt", "onnxruntime_webgpu"}
     assert {"litert", "onnxruntime"} <= {runtime.name for runtime in runtimes.available()}
     assert find("litert").version().startswith("2.")
     absent = Runtime("x", "no-such-package", "no_such_module", "litert", (".x",), find("litert").open)

@@ -1,0 +1,75 @@
+"""What a .keras file consists of, read from its zip and JSON without Keras: whether it is whole, and what it needs.
+
+Keras, when it loads a file, imports whatever modules the file names for classes that it does not know. That is nothing
+to allow to a file from a stranger, so the classes are looked at first.
+"""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecbam.errors import InputError
+
+_OURS = "edgecbam"
+_CODE = ("Lambda", "__lambda__")  # class names of Python functions that are kept as byte code
+
+
+@dataclass(frozen=True)
+class KerasContent:
+    """Parts of a .keras file.
+
+    Attributes:
+        keras_version: of the Keras that wrote it, such as ``"2.21.0"``.
+        foreign: classes of neither Keras nor edgecbam, such as ``"mypackage.layers.Swish"``, sorted.
+        ours: whether it has classes of edgecbam.
+        code: whether it holds Python byte code (Lambda layers).
+    """
+
+    keras_version: str
+    foreign: tuple[str, ...]
+    ours: bool
+    code: bool
+
+
+def read(path: Path) -> KerasContent:
+    """Read a file; raises InputError where it is damaged or no .keras file."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+            if damaged is not None:
+                raise InputError(f"{path} is damaged: the checksum of {damaged} is wrong")
+            version = str(json.loads(file.read("metadata.json"))["keras_version"])
+            config = json.loads(file.read("config.json"))
+            file.getinfo("model.weights.h5")
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, NotImplementedError, EOFError, OSError):
+        raise InputError(f"{path} is damaged or no .keras model") from None
+    named = list(_classes(config))
+    foreign = {f"{module}.{name}" for module, name in named if _package(module) not in ("keras", "builtins", _OURS)}
+    return KerasContent(
+        version,
+        tuple(sorted(foreign)),
+        any(_package(module) == _OURS for module, _ in named),
+        any(name in _CODE for _, name in named),
+    )
+
+
+def _classes(value: Any) -> Iterator[tuple[str, str]]:
+    """Module and name of every class that a configuration names; Keras' own where it names no module."""
+    if isinstance(value, dict):
+        name, module = value.get("class_name"), value.get("module")
+        if isinstance(name, str):
+            yield (module if isinstance(module, str) else "keras"), name
+        children = list(value.values())
+    else:
+        children = value if isinstance(value, list) else []
+    for child in children:
+        yield from _classes(child)
+
+
+def _package(module: str) -> str:
+    first = module.split(".")[0]
+    return "keras" if first == "tf_keras" else first
