@@ -3,8 +3,9 @@
     python -m edgecbam.benchmarks.against_tools REPORT.json MODEL… [--smallest MODEL] [--rounds N] [--quick]
 
 In each round, in a new random order, a fresh worker of edgecbam and a fresh process of the tool measure the same file:
-as many runs in a row, after as many untimed ones. A second worker of edgecbam runs along as a control. The ratio is the
-geometric mean over rounds, its interval Student's.
+as many runs in a row, after as many untimed ones, on the same CPU. A second worker of edgecbam runs along as a control.
+Processes of a round run one after another, so a burst of the machine falls on one of them: the ratio is the median over
+rounds, with its distribution-free interval.
 """
 
 import argparse
@@ -26,13 +27,13 @@ from edgecbam.errors import EnvironmentFailure, InputError
 from edgecbam.events import Event, OnEvent, ignore
 from edgecbam.runtimes import Session
 
-from . import environment, statistics, study_command, worker
+from . import environment, pinning, statistics, study_command, worker
 from .cells import short_names
 from .child import Child, ChildFailed
 from .public_tools import Job, Tool, tool_for
 
 STAGE = "against_tools"
-ROUNDS, QUICK_ROUNDS = 30, 3
+ROUNDS, QUICK_ROUNDS = 30, 6
 SECONDS, QUICK_SECONDS = 1.0, 0.1  # of timed runs in each process
 LIMIT = 0.03  # how far the whole interval may be from 1
 THREADS = 1
@@ -103,15 +104,16 @@ def compare(
     }
     p50_ms: dict[str, list[float]] = {contender: [] for contender in contenders}
     order = random.Random(SEED)
-    for _ in range(rounds):
-        for contender in order.sample(list(contenders), len(contenders)):
-            p50_ms[contender].append(contenders[contender]())
+    for number in range(rounds):
+        with pinning.inherited(pinning.choose(number, THREADS)):
+            for contender in order.sample(list(contenders), len(contenders)):
+                p50_ms[contender].append(contenders[contender]())
     pairs = [(runtime, tool.name) for runtime in (tool.runtime, *tool.others)] + [("control", tool.runtime)]
     return [_row(name, tool, job, above, below, p50_ms) for above, below in pairs]
 
 
 def _row(name: str, tool: Tool, job: Job, above: str, below: str, p50_ms: dict[str, list[float]]) -> dict[str, Any]:
-    ratio = statistics.ratio_of_processes([a / b for a, b in zip(p50_ms[above], p50_ms[below], strict=True)])
+    ratio = statistics.median_ratio([a / b for a, b in zip(p50_ms[above], p50_ms[below], strict=True)])
     low, high = ratio["low"], ratio["high"]
     alike = above == tool.runtime
     within = None
@@ -127,8 +129,8 @@ def _row(name: str, tool: Tool, job: Job, above: str, below: str, p50_ms: dict[s
         "rounds": len(p50_ms[above]),
         "warm_up": job.warm_up,
         "runs": job.runs,
-        "edgecbam_ms": float(np.exp(np.mean(np.log(p50_ms[above])))),
-        "other_ms": float(np.exp(np.mean(np.log(p50_ms[below])))),
+        "edgecbam_ms": float(np.median(p50_ms[above])),
+        "other_ms": float(np.median(p50_ms[below])),
         "ratio": ratio,
         "limit": LIMIT if alike else None,
         "within": within,

@@ -1,12 +1,14 @@
 """What is to be measured: one cell for each model file, runtime, device and number of threads."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgecbam import artifacts, runtimes
 from edgecbam.errors import EnvironmentFailure, InputError
+from edgecbam.runtimes import onnx_file
 
 from .devices import Device
 
@@ -41,6 +43,7 @@ class Cell:
         device: name of the device, as the user said it.
         shapes: whole shapes of inputs that have free dimensions.
         reference: what the outputs of a bare file must be (see references.py); None where nothing here can say.
+        unchecked: why nothing can, or "".
     """
 
     model: str
@@ -55,6 +58,7 @@ class Cell:
     device: str = "cpu"
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     reference: Path | None = None
+    unchecked: str = ""
 
     @property
     def key(self) -> str:
@@ -79,13 +83,19 @@ class Spot:
     reason: str = ""
 
 
-def spots(names: Sequence[str] | None, devices: Sequence[Device], threads: Sequence[int]) -> list[Spot]:
+def spots(
+    names: Sequence[str] | None,
+    devices: Sequence[Device],
+    threads: Sequence[int],
+    suffixes: Set[str] = frozenset(),
+) -> list[Spot]:
     """Where the models are to be measured.
 
     Args:
         names: runtimes; None: on a CPU the default ones, on a GPU all that can run there.
         devices: where.
         threads: numbers of threads.
+        suffixes: of the files; where none are asked for, formats that no default runtime reads bring in one that does.
 
     A runtime is left out on a device where it cannot run as long as another one of the names can; otherwise the device
     gets rows that say so.
@@ -97,7 +107,7 @@ def spots(names: Sequence[str] | None, devices: Sequence[Device], threads: Seque
     check_threads(threads)
     found = []
     for device in devices:
-        known = names if names is not None else _default_runtimes(device)
+        known = names if names is not None else _default_runtimes(device, suffixes)
         able = [name for name in known if _runs_on(name, device)]
         for count in threads:
             found += [_spot(name, device, count) for name in able]
@@ -106,11 +116,11 @@ def spots(names: Sequence[str] | None, devices: Sequence[Device], threads: Seque
     return found
 
 
-def _default_runtimes(device: Device) -> tuple[str, ...]:
+def _default_runtimes(device: Device, suffixes: Set[str]) -> tuple[str, ...]:
     if device.runtimes is not None:
         return device.runtimes
     if device.name != "gpu":
-        return DEFAULT_RUNTIMES
+        return DEFAULT_RUNTIMES + (("keras",) if ".keras" in suffixes else ())
     return tuple(name for name, runtime in runtimes.RUNTIMES.items() if "gpu" in runtime.devices)
 
 
@@ -295,12 +305,30 @@ def _run_model(file: str, path: Path, manifest: artifacts.Manifest) -> dict[str,
 
 def _model_entry(name: str, path: Path) -> dict[str, Any]:
     runtimes.check_file(path, SUFFIXES)
+    files = model_files(path)
     return {
         "name": name,
         "format": path.suffix.lstrip(".").lower(),
-        "bytes": path.stat().st_size,
-        "sha256": artifacts.sha256_file(path),
+        "bytes": sum(file.stat().st_size for file in files),
+        "sha256": digest(files),
         "precision": None,
         "macs": None,
         "parameters": None,
     }
+
+
+def model_files(path: Path) -> list[Path]:
+    """A model file and, of an .onnx file, those beside it that hold its weights; raises InputError where one lacks."""
+    if path.suffix.lower() != ".onnx":
+        return [path]
+    files = [path, *(path.parent / name for name in onnx_file.read(path).external)]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{path} keeps weights in {file.name}, which is not beside it")
+    return files
+
+
+def digest(files: Sequence[Path]) -> str:
+    """sha256 of a file; of several, that of their digests one after another, in hexadecimal."""
+    digests = [artifacts.sha256_file(file) for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

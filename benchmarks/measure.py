@@ -22,7 +22,7 @@ from edgecbam.errors import InputError
 from edgecbam.events import Event, OnEvent, ignore
 
 from . import cells as making
-from . import environment, profiles, references, statistics
+from . import environment, profiles, references, report_schema, statistics
 from .cells import Cell
 from .child import ChildFailed, Worker
 from .devices import Device, LocalDevice, Settings, Unreachable, connect
@@ -33,7 +33,7 @@ SCHEMA_VERSION = 2
 REPORT_FILE = "report.json"
 RAW_FILE = "samples.npz"
 RAW_KEY = "raw_ns"
-MEASURED = ("ok", "functional_only", "unsupported", "wrong_output")  # what measuring again would not change
+MEASURED = ("ok", "functional_only", "wrong_output")  # what measuring again would not change
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ def benchmark_models(
     protocol = find_protocol(request.protocol)
     devices = _connect(request)
     shapes = dict(request.shapes)
-    where = making.spots(request.runtimes, devices, request.threads)
+    where = making.spots(request.runtimes, devices, request.threads, {path.suffix.lower() for path in models})
     cells, entries = making.bare_cells(models, where, baseline, shapes)
     with tempfile.TemporaryDirectory(prefix="edgecbam-") as folder:
-        cells = _with_references(cells, entries, Path(folder), request, protocol.seed)
+        cells = _with_references(cells, entries, Path(folder), request, protocol.seed, on_event)
         return measure(cells, entries, protocol, on_event, devices=devices, request=request, earlier=earlier)
 
 
@@ -129,14 +129,15 @@ def raw_samples(report: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def read_report(folder: Path) -> dict[str, Any]:
     """What ``write_report`` wrote, raw samples included; raises InputError where it is damaged or missing."""
     report = artifacts.read_json(folder / REPORT_FILE)
-    if not isinstance(report, dict) or not isinstance(report.get("results"), list):
-        raise InputError(f"{folder / REPORT_FILE} is no report of edgecbam")
+    problem = report_schema.problem(report)
+    if problem:
+        raise InputError(f"{folder / REPORT_FILE} is no whole report of this edgecbam ({problem}): measure anew")
     try:
         with np.load(folder / RAW_FILE, allow_pickle=False) as file:
             report[RAW_KEY] = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError):
+    except Exception:  # whatever zipfile, zlib and NumPy make of a file that is none of theirs
         raise InputError(f"{folder / RAW_FILE} is missing or damaged: measure into another --out") from None
-    return report
+    return dict(report)
 
 
 def measure(
@@ -167,7 +168,11 @@ def measure(
     """
     asked = request or Request()
     by_name = {device.name: device for device in devices or [LocalDevice("cpu")]}
-    todo = cells if earlier is None else _unfinished(cells, models, protocol, earlier)
+    told_inputs = _inputs(asked)
+    todo = list(cells) if earlier is None else _unfinished(cells, models, protocol, told_inputs, earlier)
+    finished = [] if earlier is None or not asked.profile else _unprofiled(cells, todo, earlier)
+    if earlier is not None and not todo and not finished:
+        return {**earlier, "gate": None}
     names = list(dict.fromkeys(cell.runtime for cell in cells if cell.runtime in runtimes.RUNTIMES))
     host = environment.describe(names)
     started = _now()
@@ -175,10 +180,12 @@ def measure(
     with contextlib.ExitStack() as stack:
         for device in by_name.values():
             stack.callback(device.close)
-        ready, machines = _reach(todo, by_name, names, on_event)
+        reached, machines = _reach([*todo, *finished], by_name, names, on_event)
+        ready = [cell for cell in reached if cell.key not in {one.key for one in finished}]
         begin = start or _starter(by_name)
         outcomes = run_sessions(ready, protocol, on_event, begin)
-        told = _profiles(ready, outcomes, protocol, asked, begin, on_event) if asked.profile else []
+        to_profile = [cell for cell in reached if cell.key not in outcomes or outcomes[cell.key].status == "ok"]
+        told = _profiles(to_profile, protocol, asked, begin, on_event) if asked.profile else []
         for name, machine in machines.items():
             machine["after"] = _snapshot(by_name[name])
     host["load_after"] = environment.load_average()
@@ -190,6 +197,7 @@ def measure(
         "environment": host,
         "devices": machines,
         "protocol": protocol.describe(),
+        "inputs": told_inputs,
         "models": models,
         "results": [
             _result(cell, outcomes[cell.key], sizes, versions.get(cell.device, {}))
@@ -214,7 +222,12 @@ def _connect(request: Request) -> list[Device]:
 
 
 def _with_references(
-    cells: Sequence[Cell], models: list[dict[str, Any]], folder: Path, request: Request, seed: int
+    cells: Sequence[Cell],
+    models: list[dict[str, Any]],
+    folder: Path,
+    request: Request,
+    seed: int,
+    on_event: OnEvent,
 ) -> list[Cell]:
     """The cells with what their outputs should be; notes the precision of each file in ``models``."""
     entries = {model["name"]: model for model in models}
@@ -224,8 +237,19 @@ def _with_references(
             target = folder / f"reference{len(made)}.npz"
             made[cell.model] = references.make(cell.path, target, seed, dict(cell.shapes), request.inputs)
             entries[cell.model]["precision"] = made[cell.model].precision
-    without = references.Made(None, "")
-    return [dataclasses.replace(cell, reference=made.get(cell.model, without).path) for cell in cells]
+            if made[cell.model].path is None:
+                on_event(Event(STAGE, f"{cell.model}: outputs cannot be checked: {made[cell.model].reason}"))
+    known = [one.names for one in made.values()]
+    for name, _ in request.shapes:
+        if not any(names is None or name in names for names in known):
+            told = ", ".join(sorted({one for names in known for one in names or ()}))
+            raise InputError(f"--shape {name}: no model has such an input; there are {told}")
+    return [
+        dataclasses.replace(cell, reference=made[cell.model].path, unchecked=made[cell.model].reason)
+        if cell.model in made
+        else cell
+        for cell in cells
+    ]
 
 
 def _reach(
@@ -287,21 +311,18 @@ def _now() -> str:
 
 
 def _profiles(
-    cells: Sequence[Cell],
-    outcomes: Mapping[str, Outcome],
-    protocol: Protocol,
-    request: Request,
-    start: Start,
-    on_event: OnEvent,
+    cells: Sequence[Cell], protocol: Protocol, request: Request, start: Start, on_event: OnEvent
 ) -> list[dict[str, Any]]:
-    """One entry of ``profiles`` for each measured cell, one after another."""
+    """One entry of ``profiles`` for each cell, one after another."""
     told = []
     for cell in cells:
-        if cell.control or outcomes[cell.key].status != "ok":
+        if cell.control:
             continue
         on_event(Event(STAGE, f"profile of {cell.key}"))
         place = {"model": cell.model, "runtime": cell.runtime, "device": cell.device, "threads": cell.threads}
         try:
+            if cell.status:
+                raise ChildFailed(cell.status, cell.reason)
             told.append(profiles.entry(place, ask_profile(cell, protocol, start), request.attention))
         except ChildFailed as failure:
             told.append(profiles.failed(place, failure.status, failure.reason))
@@ -319,9 +340,10 @@ def _result(cell: Cell, outcome: Outcome, sizes: Mapping[str, int], versions: Ma
         "runtime_version": versions.get(cell.runtime, _version(cell)),
         "device": cell.device,
         "threads": cell.threads,
+        "baseline": cell.baseline,
         "status": outcome.status,
         "reason": outcome.reason,
-        "parity": check.get("parity"),
+        "parity": _parity(cell, check),
         "accuracy": check.get("accuracy"),
         "agreement": check.get("agreement"),
         "bytes": sizes.get(cell.model),
@@ -330,10 +352,18 @@ def _result(cell: Cell, outcome: Outcome, sizes: Mapping[str, int], versions: Ma
         "latency_ms": _latency(outcome) if ok else None,
         "memory": _memory(outcome.opened) if ran else None,
         "placement": outcome.opened[0]["placement"] if outcome.opened else None,
+        "cpus": outcome.cpus if ok and any(outcome.cpus) else None,
         "nodes": outcome.nodes,
         "nodes_reason": outcome.nodes_reason,
         "measurement": 0,
     }
+
+
+def _parity(cell: Cell, check: Mapping[str, Any]) -> dict[str, Any] | None:
+    parity: dict[str, Any] | None = check.get("parity")
+    if parity is not None and not parity["checked"] and cell.unchecked:
+        return {**parity, "reason": cell.unchecked}
+    return parity
 
 
 def _latency(outcome: Outcome) -> dict[str, Any]:
@@ -394,25 +424,52 @@ def compare(cells: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> list[dict
     return comparisons
 
 
+def _inputs(request: Request) -> dict[str, Any]:
+    """What models were fed with, as far as it was asked for: figures of other inputs are figures of something else."""
+    return {
+        "shapes": {name: list(shape) for name, shape in request.shapes},
+        "file_sha256": None if request.inputs is None else artifacts.sha256_file(request.inputs),
+    }
+
+
 def _unfinished(
-    cells: Sequence[Cell], models: Sequence[Mapping[str, Any]], protocol: Protocol, earlier: Mapping[str, Any]
+    cells: Sequence[Cell],
+    models: Sequence[Mapping[str, Any]],
+    protocol: Protocol,
+    inputs: Mapping[str, Any],
+    earlier: Mapping[str, Any],
 ) -> list[Cell]:
-    """What an earlier report lacks, each with the baseline and the control of its place: old times are not compared."""
-    then = {model["name"]: model["sha256"] for model in earlier.get("models", [])}
+    """What an earlier report lacks, each with the baseline and the control of its place: old times are not compared.
+
+    Where the baseline is lacking, its whole place is.
+    """
+    then = {model["name"]: model["sha256"] for model in earlier["models"]}
     now = {model["name"]: model["sha256"] for model in models}
-    if then != now:
-        raise InputError("the report to go on with is of other models: measure into another --out")
-    if earlier.get("schema_version") != SCHEMA_VERSION or earlier.get("protocol") != protocol.describe():
-        raise InputError("the report to go on with is of another protocol: measure into another --out")
+    for what, same in (
+        ("models", then == now),
+        ("protocol", earlier["protocol"] == protocol.describe()),
+        ("inputs", earlier["inputs"] == inputs),
+    ):
+        if not same:
+            raise InputError(f"the report to go on with is of another choice of {what}: measure into another --out")
     done = {_row_key(row) for row in earlier["results"] if row["status"] in MEASURED}
-    lacking = [cell for cell in cells if not cell.control and cell.key not in done]
-    places = {cell.place for cell in lacking}
-    keys = {cell.key for cell in lacking}
+    lacking = {cell.key for cell in cells if not cell.control and cell.key not in done}
+    places = {cell.place for cell in cells if cell.key in lacking}
+    anchors = {(cell.model, cell.place) for cell in cells if cell.control}  # a control is of its place's baseline
+    bare = {cell.place for cell in cells if cell.key in lacking and (cell.model, cell.place) in anchors}
     return [
         cell
         for cell in cells
-        if cell.key in keys or (cell.place in places and (cell.control or cell.model == cell.baseline))
+        if cell.key in lacking or cell.place in bare or (cell.place in places and (cell.model, cell.place) in anchors)
     ]
+
+
+def _unprofiled(cells: Sequence[Cell], todo: Sequence[Cell], earlier: Mapping[str, Any]) -> list[Cell]:
+    """Cells that an earlier report has measured, and not profiled."""
+    have = {_row_key(entry) for entry in earlier["profiles"] if entry["status"] == "ok"}
+    have |= {cell.key for cell in todo}
+    timed = {_row_key(row) for row in earlier["results"] if row["status"] == "ok"}
+    return [cell for cell in cells if not cell.control and cell.key in timed - have]
 
 
 def _merge(cells: Sequence[Cell], earlier: Mapping[str, Any], later: dict[str, Any]) -> dict[str, Any]:
@@ -420,9 +477,11 @@ def _merge(cells: Sequence[Cell], earlier: Mapping[str, Any], later: dict[str, A
     number = len(earlier["measurements"])
     old = {_row_key(row): row for row in earlier["results"]}
     new = {_row_key(row): {**row, "measurement": number} for row in later["results"]}
-    keys = [cell.key for cell in cells if not cell.control]
-    rows = [old[key] if key in old and old[key]["status"] in MEASURED else new[key] for key in keys if key in old | new]
+    keys = [*old, *(cell.key for cell in cells if not cell.control and cell.key not in old)]
+    rows = [old[key] if key in old and (key not in new or old[key]["status"] in MEASURED) else new[key] for key in keys]
     added = [{**comparison, "measurement": number} for comparison in later["comparisons"]]
+    again = {(c["kind"], _row_key({**c, "model": c["candidate"]})) for c in added if c["kind"] == "candidate"}
+    kept = [c for c in earlier["comparisons"] if (c["kind"], _row_key({**c, "model": c["candidate"]})) not in again]
     raw = dict(earlier.get(RAW_KEY, {}))
     raw |= {f"{key}|measurement {number}" if key in raw else key: value for key, value in later[RAW_KEY].items()}
     profiled = {_row_key(entry) for entry in later["profiles"]}
@@ -430,7 +489,7 @@ def _merge(cells: Sequence[Cell], earlier: Mapping[str, Any], later: dict[str, A
         **later,
         "devices": {**earlier["devices"], **later["devices"]},
         "results": rows,
-        "comparisons": [*earlier["comparisons"], *added],
+        "comparisons": [*kept, *added],
         "profiles": [*(e for e in earlier["profiles"] if _row_key(e) not in profiled), *later["profiles"]],
         "measurements": [*earlier["measurements"], *later["measurements"]],
         RAW_KEY: raw,

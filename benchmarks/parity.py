@@ -7,6 +7,7 @@ report says so.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ RANDOM_INPUTS = 8
 # outputs are, so TOLERATED_LSB of the output are allowed in any case.
 TOLERANCES = {"float32": 1e-3, "float16": 3e-2, "int8": 1e-1}
 TOLERATED_LSB = 2
+# In any case an error is to be smaller than what inputs make of the outputs, or the answer to another input would do.
+OF_SPREAD = 0.5
 MIN_EQUAL = 0.9  # of the elements of outputs that are no quantities, such as indices
 
 
@@ -164,9 +167,11 @@ def _useless_reference(reference: np.ndarray, expectation: Expectation) -> str:
 def random_inputs(
     session: Session, seed: int, shapes: Mapping[str, tuple[int, ...]] | None = None, count: int = RANDOM_INPUTS
 ) -> list[list[np.ndarray]]:
-    """``count`` sets of inputs: floats uniform in [-1, 1], quantized integers over their range, others 0 or 1.
+    """``count`` sets of inputs: floats within [-1, 1], integers of 8 bits over their range, others 0 or 1.
 
-    Wide integers without a scale may be indices, where anything above 1 may be out of range.
+    Plain noise is the same picture again and again to a network: each set has a brightness and contrast of its own in
+    each channel (index of the smallest axis behind the first). Wide integers without a scale may be indices, where
+    anything above 1 may be out of range.
 
     Raises:
         InputError: a dimension is free and ``shapes`` does not give it.
@@ -182,11 +187,11 @@ def random_inputs(
 def whole_shapes(inputs: Sequence[TensorInfo], shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[int, ...]]:
     """The shape of every input, free dimensions filled in; raises InputError that asks for what is missing."""
     whole = [shapes.get(info.name, info.shape) for info in inputs]
-    free = [info for info, shape in zip(inputs, whole, strict=True) if any(size < 1 for size in shape)]
+    free = [info for info, shape in zip(inputs, whole, strict=True) if any(size < 0 for size in shape)]
     if free:
         told = ", ".join(f"{info.name} {list(info.shape)}".replace("-1", "?") for info in free)
         wanted = " ".join(
-            f"--shape {info.name}={','.join('N' if size < 1 else str(size) for size in info.shape)}" for info in free
+            f"--shape {info.name}={','.join('N' if size < 0 else str(size) for size in info.shape)}" for info in free
         )
         raise InputError(f"free dimensions in {told}: say what to measure with {wanted}")
     return whole
@@ -195,11 +200,21 @@ def whole_shapes(inputs: Sequence[TensorInfo], shapes: Mapping[str, tuple[int, .
 def _random_array(rng: np.random.Generator, info: TensorInfo, shape: tuple[int, ...]) -> np.ndarray:
     dtype = np.dtype(info.dtype)
     if dtype.kind == "f":
-        return rng.uniform(-1, 1, shape).astype(dtype)
+        return _picture(rng, shape).astype(dtype)
     if dtype.itemsize == 1 and dtype.kind in "iu":
         bounds = np.iinfo(dtype)
-        return rng.integers(bounds.min, bounds.max, shape, dtype=dtype, endpoint=True)
+        return np.rint(bounds.min + (_picture(rng, shape) + 1) / 2 * (bounds.max - bounds.min)).astype(dtype)
     return rng.integers(0, 2, shape).astype(dtype)
+
+
+def _picture(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Noise within [-1, 1] between bounds of its own for each channel."""
+    sizes = [1] * len(shape)
+    if len(shape) > 2:
+        channels = 1 + int(np.argmin(shape[1:]))
+        sizes[channels] = shape[channels]
+    bounds = np.sort(rng.uniform(-1, 1, (2, *sizes)), axis=0)
+    return np.asarray(bounds[0] + (bounds[1] - bounds[0]) * rng.random(shape))
 
 
 @dataclass(frozen=True)
@@ -223,7 +238,12 @@ class Reference:
 
 def save_reference(path: Path, reference: Reference) -> None:
     """Write a reference as .npz: arrays ``input_{set}_{k}`` and ``output_{set}_{k}``, and ``about``, JSON as bytes."""
-    about = {"maker": reference.maker, "precision": reference.precision, "scales": reference.scales}
+    about = {
+        "maker": reference.maker,
+        "precision": reference.precision,
+        "scales": reference.scales,
+        "sets": len(reference.outputs),
+    }
     arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
     for kind, sets in (("input", reference.inputs), ("output", reference.outputs)):
         arrays |= {f"{kind}_{i}_{k}": array for i, one in enumerate(sets) for k, array in enumerate(one)}
@@ -234,12 +254,12 @@ def load_reference(path: Path) -> Reference:
     """Read what ``save_reference`` wrote."""
     with np.load(path, allow_pickle=False) as file:
         about = json.loads(file["about"].tobytes())
-        sets: dict[str, list[list[np.ndarray]]] = {"input": [], "output": []}
-        for kind, found in sets.items():
-            while f"{kind}_{len(found)}_0" in file:
-                found.append([])
-                while (key := f"{kind}_{len(found) - 1}_{len(found[-1])}") in file:
-                    found[-1].append(file[key])
+        sets: dict[str, list[list[np.ndarray]]] = {}
+        for kind in ("input", "output"):
+            sets[kind] = [[] for _ in range(about["sets"])]
+            for i, found in enumerate(sets[kind]):
+                while (key := f"{kind}_{i}_{len(found)}") in file:
+                    found.append(file[key])
     return Reference(sets["input"], sets["output"], about["maker"], about["precision"], tuple(about["scales"]))
 
 
@@ -268,50 +288,86 @@ def compare_outputs(outputs: Sequence[Sequence[np.ndarray]], reference: Referenc
     }
     problem = _useless(reference.outputs)
     if problem:
-        return Check(False, f"the reference proves nothing: {problem}; give real inputs with --inputs", parity)
+        return _proves_nothing(problem, parity)
     worst, reasons = 0.0, []
     for k, scale in enumerate(reference.scales):
         want = [one[k] for one in reference.outputs]
         have = [one[k] if k < len(one) else np.empty(0) for one in outputs]
-        if [array.shape for array in have] != [array.shape for array in want]:
-            reasons.append(f"output {k} has shape {list(have[0].shape)}, the reference {list(want[0].shape)}")
+        wrong = next(((a, b) for a, b in zip(have, want, strict=True) if a.shape != b.shape), None)
+        if wrong is not None:
+            reasons.append(f"output {k} has shape {list(wrong[0].shape)}, the reference {list(wrong[1].shape)}")
             continue
-        error, reason = _difference(np.stack(have), np.stack(want), scale, tolerance)
+        try:
+            error, reason = _difference(have, want, scale, tolerance)
+        except _TooAlike as alike:
+            return _proves_nothing(f"output {k} {alike}", parity)
         worst = max(worst, error)
         reasons += [f"output {k} {reason}"] if reason else []
     reason = f"{reasons[0]} ({reference.maker})" if reasons else ""
     return Check(not reasons, reason, parity | {"relative_error": worst})
 
 
+def _proves_nothing(problem: str, parity: dict[str, Any]) -> Check:
+    reason = f"the reference proves nothing: {problem}; give real inputs with --inputs"
+    return Check(False, reason, parity | {"proves_nothing": True})
+
+
+class _TooAlike(Exception):
+    """What is tolerated is as large as all that different inputs change."""
+
+
 def _useless(outputs: Sequence[Sequence[np.ndarray]]) -> str:
     """Why reference outputs prove nothing, or ""."""
-    if not all(np.all(np.isfinite(array)) for one in outputs for array in one):
+    if any(np.any(np.isnan(array)) for one in outputs for array in one):
+        return "its outputs are no numbers (NaN)"
+    if not any(np.any(np.isfinite(array)) for one in outputs for array in one):
         return "its outputs are not finite"
-    if len(outputs) > 1 and all(
-        np.array_equal(array, first) for one in outputs[1:] for array, first in zip(one, outputs[0], strict=True)
-    ):
+    if all(np.array_equal(array, first) for one in outputs[1:] for array, first in zip(one, outputs[0], strict=True)):
         return f"its outputs are the same for {len(outputs)} different inputs"
     return ""
 
 
-def _difference(have: np.ndarray, want: np.ndarray, scale: float | None, tolerance: float) -> tuple[float, str]:
-    """The relative error of one output over all sets, and what is wrong, or ""."""
-    if not np.all(np.isfinite(have)):
-        return 0.0, "is not finite"
-    if (want.dtype.kind in "iub" and want.dtype.itemsize != 1 and scale is None) or want.dtype.kind == "b":
-        equal = float(np.mean(have == want))
+def _difference(
+    have: Sequence[np.ndarray], want: Sequence[np.ndarray], scale: float | None, tolerance: float
+) -> tuple[float, str]:
+    """The relative error of one output over all sets, and what is wrong, or ""; raises _TooAlike."""
+    a, b = (np.concatenate([array.ravel() for array in one]) for one in (have, want))
+    if not b.size:
+        return 0.0, ""
+    if (b.dtype.kind in "iu" and b.dtype.itemsize != 1 and scale is None) or b.dtype.kind == "b":
+        equal = float(np.mean(a == b))
         return 1 - equal, "" if equal >= MIN_EQUAL else f"is the reference's on {equal:.0%} of its elements alone"
-    is_integer = want.dtype.kind in "iu"
-    a, b = have.astype(np.float64), want.astype(np.float64)
+    finite = np.isfinite(b)
+    if not np.array_equal(a[~finite], b[~finite]) or not np.all(np.isfinite(a[finite])):
+        return 0.0, "is not finite where the reference is, or the other way round"
+    is_integer = b.dtype.kind in "iu"
+    x, y = a[finite].astype(np.float64), b[finite].astype(np.float64)
     if is_integer:  # a zero point moves all values alike
-        low = float(np.min(b))
-        a, b = a - low, b - low
-    largest = max(float(np.max(np.abs(b))), 1e-12)
-    error = float(np.max(np.abs(a - b)))
-    lsb = 1.0 if is_integer else scale or 0.0
-    if error <= max(tolerance * largest, TOLERATED_LSB * lsb):
+        x, y = x - np.min(y), y - np.min(y)
+    largest = max(float(np.max(np.abs(y))), 1e-12)
+    error = float(np.max(np.abs(x - y)))
+    floor = TOLERATED_LSB * (1.0 if is_integer else scale or 0.0)
+    spread = _spread(want)
+    allowed = max(min(tolerance * largest, OF_SPREAD * spread), floor)
+    if floor > OF_SPREAD * spread > 0:
+        raise _TooAlike(f"changes by {spread / floor * TOLERATED_LSB:.2g} LSB between inputs")
+    if error <= allowed:
         return error / largest, ""
-    return error / largest, f"differs from the reference by {error / largest:.2g} of its largest, allowed {tolerance:g}"
+    return (
+        error / largest,
+        f"differs from the reference by {error / largest:.2g} of its largest, allowed {allowed / largest:.2g}",
+    )
+
+
+def _spread(arrays: Sequence[np.ndarray]) -> float:
+    """By how much any element differs between sets at most; without end where sets have different shapes."""
+    if len({array.shape for array in arrays}) > 1:
+        return math.inf
+    stacked = np.stack(arrays).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        ranges = np.max(stacked, axis=0) - np.min(stacked, axis=0)
+    known = ranges[np.isfinite(ranges)]
+    return float(np.max(known)) if known.size else math.inf
 
 
 def check_bare_file(session: Session, seed: int, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Check:

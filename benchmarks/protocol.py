@@ -44,6 +44,8 @@ class Protocol:
             "confidence": statistics.CONFIDENCE,
             "timed": "one synchronous inference with its inputs already in place (LiteRT: invoke; ONNX Runtime: run "
             "with bound inputs and outputs; OpenVINO: infer); Python's garbage collector is off; no sample is trimmed",
+            "pinning": "on a CPU all processes of a session share as many CPUs as an inference has threads, another "
+            "choice of the fastest ones in each session, as far as the system allows it",
             "ratio": "candidate / baseline latency: median over rounds of log ratios of block medians in each session, "
             "Student's interval over the sessions",
         }

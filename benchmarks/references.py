@@ -36,11 +36,12 @@ COMMAND: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a reference: its file, or the reason why there is none; and the file's precision if known."""
+    """What became of a reference: its file, or the reason why there is none; of the model its precision and inputs."""
 
     path: Path | None
     reason: str
     precision: str | None = None
+    names: tuple[str, ...] | None = None
 
 
 def make(
@@ -58,6 +59,13 @@ def make(
     Raises:
         InputError: the file is damaged, ``inputs`` does not fit it, or a free dimension is not given.
     """
+    made = _ask(model, target, seed, shapes, inputs)
+    if inputs is not None and made.path is None:
+        raise InputError(f"--inputs cannot be used with {model}: {made.reason}")
+    return made
+
+
+def _ask(model: Path, target: Path, seed: int, shapes: Mapping[str, tuple[int, ...]], inputs: Path | None) -> Made:
     if not runtimes.find(_maker(model)).installed():
         return Made(None, f"{_maker(model)}, whose outputs would be the reference, is not installed")
     task = {
@@ -74,7 +82,7 @@ def make(
             if failure.status == "input":
                 raise InputError(failure.reason) from None
             return Made(None, failure.reason)
-    return Made(target, "", answer["precision"])
+    return Made(target, "", answer["precision"], tuple(answer["names"]))
 
 
 def load_inputs(path: Path, infos: Sequence[TensorInfo]) -> list[list[np.ndarray]]:
@@ -82,14 +90,14 @@ def load_inputs(path: Path, infos: Sequence[TensorInfo]) -> list[list[np.ndarray
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # whatever zipfile, zlib and NumPy make of a file that is none of theirs
         raise InputError(f"cannot read the inputs {path}: {one_line(error)}") from None
     missing = [info.name for info in infos if info.name not in arrays]
     if missing:
         raise InputError(f"{path} has no array {missing[0]}: it holds {', '.join(sorted(arrays)) or 'nothing'}")
     counts = {len(arrays[info.name]) if arrays[info.name].ndim else 0 for info in infos}
-    if len(counts) != 1 or counts == {0}:
-        raise InputError(f"{path}: the first axis of every array counts the sets of inputs, and must be the same")
+    if len(counts) != 1 or min(counts) < 2:
+        raise InputError(f"{path}: the first axis of every array counts the sets of inputs: the same number, 2 or more")
     return [[arrays[info.name][i] for info in infos] for i in range(counts.pop())]
 
 
@@ -107,6 +115,8 @@ def _make(task: dict[str, Any]) -> dict[str, Any]:
     session = runtime.reference(model, 1, "cpu", shapes)
     with contextlib.closing(session):
         try:
+            if not session.outputs:
+                raise CannotRun("it has no outputs")
             inputs = (
                 parity.random_inputs(session, task["seed"], shapes)
                 if task["inputs"] is None
@@ -114,12 +124,16 @@ def _make(task: dict[str, Any]) -> dict[str, Any]:
             )
         except InputError as error:
             raise InputError(f"{model}: {error}") from None
+        for info, array in zip(session.inputs, inputs[0], strict=True):
+            if shapes.get(info.name, array.shape) != array.shape:
+                raise InputError(f"{model}: --shape and --inputs disagree about {info.name}: {list(array.shape)}")
         outputs = [session.run(arrays) for arrays in inputs]
         precision = _precision(model, session)
         scales = tuple(info.scale for info in session.outputs)
+        names = [info.name for info in session.inputs]
         maker = f"{runtime.name}, {session.placement().get('kernels', 'graph as it stands')}"
     parity.save_reference(Path(task["target"]), parity.Reference(inputs, outputs, maker, precision, scales))
-    return {"precision": precision}
+    return {"precision": precision, "names": names}
 
 
 def _precision(model: Path, session: Session) -> str:

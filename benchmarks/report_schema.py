@@ -39,17 +39,47 @@ def upgraded(report: Mapping[str, Any]) -> dict[str, Any]:
     raise InputError("this is no report.json of edgecbam: run `edgecbam benchmark` again")
 
 
+def problem(report: Any) -> str:
+    """Why a value is no report of today's version that can be gone on with, or "".
+
+    The schema says more; this asks for what is relied on, without a validator, which an edge device does not have.
+    """
+    if not isinstance(report, dict) or report.get("schema_version") != VERSION:
+        return f"its schema version is not {VERSION}"
+    place: dict[str, type] = {"runtime": str, "device": str, "threads": int}
+    lists: dict[str, dict[str, type]] = {
+        "results": {"model": str, "status": str, **place},
+        "comparisons": {"kind": str, "baseline": str, "candidate": str, "process_ratios": list, **place},
+        "profiles": {"model": str, "status": str, **place},
+        "models": {"name": str, "sha256": str, "bytes": int},
+        "measurements": {"started_utc": str, "cells": list},
+    }
+    for name, keys in lists.items():
+        entries = report.get(name)
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            return f"{name} is no list of objects"
+        for key, kind in keys.items():
+            if not all(isinstance(entry.get(key), kind) for entry in entries):
+                return f"an entry of {name} lacks {key}"
+    wrong = [
+        name for name in ("protocol", "inputs", "devices", "environment") if not isinstance(report.get(name), dict)
+    ]
+    return f"{wrong[0]} is no object" if wrong else ""
+
+
 def _from_1(report: Mapping[str, Any]) -> dict[str, Any]:
     """Version 1 knew one machine, its CPU, and one measurement."""
     environment = report["environment"]
+    unknown = {"nodes": None, "nodes_reason": "", "measurement": 0, "baseline": None, "cpus": None}
     before, after = {"load": environment["load_before"]}, {"load": environment["load_after"]}
     keys = ["|".join(str(row[name]) for name in ("model", "runtime", "device", "threads")) for row in report["results"]]
     return {
         **report,
         "schema_version": VERSION,
         "devices": {"cpu": {"environment": environment, "before": before, "after": after}},
-        "protocol": {"warm_up_s": 0.0, **report["protocol"]},
-        "results": [{"nodes": None, "nodes_reason": "", "measurement": 0, **row} for row in report["results"]],
+        "protocol": {"warm_up_s": 0.0, "pinning": "", **report["protocol"]},
+        "inputs": {"shapes": {}, "file_sha256": None},
+        "results": [{**unknown, **row} for row in report["results"]],
         "comparisons": [
             {"process_ratios": None, "measurement": 0, **comparison} for comparison in report["comparisons"]
         ],

@@ -345,14 +345,22 @@ def protocol(report: Mapping[str, Any]) -> Table:
             f"n = {samples}: {how['processes']} processes × {how['rounds']} rounds × blocks of {how['block']}",
         ),
         ("Untimed", f"{warm_up} before the first round, {how['lead_in']} before each block"),
-        ("Threads, batch", f"{', '.join(map(str, counts))}; 1"),
+        ("Threads", ", ".join(map(str, counts))),
+        ("Inputs", _fed(report["inputs"])),
         ("Timed", how["timed"]),
+        *([("CPUs", how["pinning"])] if how["pinning"] else []),
         ("Ratio", how["ratio"]),
         ("Intervals", f"{100 * how['confidence']:g} %"),
         ("Seed", str(how["seed"])),
         ("Measured (UTC)", "; ".join(times)),
     )
     return Table("Protocol", ("What", "Value"), rows)
+
+
+def _fed(inputs: Mapping[str, Any]) -> str:
+    shapes = ", ".join(f"{name} {sizes}" for name, sizes in inputs["shapes"].items()) or "batch 1 or as the file says"
+    digest = inputs["file_sha256"]
+    return f"{shapes}; real ones from a file with sha256 {digest[:12]}…" if digest else shapes
 
 
 PLACE = ("Model", "Runtime", "Device", "Threads")

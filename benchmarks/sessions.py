@@ -24,7 +24,8 @@ from .protocol import Protocol
 STAGE = "benchmark"
 PARITY_IMAGES = 64  # in every process after the first, which checks all samples
 ALL_IMAGES = 2**31
-CHECK_PATIENCE = 5  # a check is many inferences
+CHECK_PATIENCE, CHECK_RUNS = 5, 8  # a check is many inferences, of a bare file so many
+SLOWER_THAN_FIRST = 3  # an inference takes no longer than this times the first one
 PROFILE_RUNS = 50
 
 Start = Callable[[Cell, dict[str, Any]], Worker]
@@ -32,7 +33,8 @@ Start = Callable[[Cell, dict[str, Any]], Worker]
 
 @dataclass
 class Outcome:
-    """What became of one cell. ``samples_ns`` holds [rounds, runs] for each process that went through.
+    """What became of one cell. ``samples_ns`` holds [rounds, runs] for each process that went through, ``cpus`` what
+    each was bound to.
 
     ``nodes`` counts those on integers and in float; where the runtime should have told and did not, it is None and
     ``nodes_reason`` says why. That is no failure of the cell.
@@ -42,6 +44,7 @@ class Outcome:
     reason: str = ""
     opened: list[dict[str, Any]] = field(default_factory=list)
     check: dict[str, Any] | None = None
+    cpus: list[list[int] | None] = field(default_factory=list)
     samples_ns: list[list[list[int]]] = field(default_factory=list)
     nodes: dict[str, Any] | None = None
     nodes_reason: str = ""
@@ -107,7 +110,9 @@ class _Session:
             self._check()
             for cell in self.cells:
                 warm = {"command": "warm", "runs": self.protocol.warm_up, "seconds": self.protocol.warm_up_s}
-                self._ask(cell.key, warm)
+                answer = self._ask(cell.key, {**warm, "turn": self.number}, self.protocol.warm_up)
+                if answer is not None:
+                    self.outcomes[cell.key].cpus.append(answer.get("cpus"))
             self._rounds()
             if self.number == 0:  # it opens the file a second time: nothing is timed any more
                 for cell in self.cells:
@@ -133,8 +138,14 @@ class _Session:
             self._fail(key, failure)
             return None
 
-    def _ask(self, key: str, message: dict[str, Any]) -> dict[str, Any] | None:
-        return self._step(key, lambda worker: worker.ask(message, self.protocol.timeout_s))
+    def _ask(self, key: str, message: dict[str, Any], runs: int = 0) -> dict[str, Any] | None:
+        return self._step(key, lambda worker: worker.ask(message, self._patience(key, runs)))
+
+    def _patience(self, key: str, runs: int) -> float:
+        """Seconds to wait for an answer that takes so many inferences: a slow model is no hanging one."""
+        opened = self.outcomes[key].opened
+        first_s = (opened[-1]["first_ms"] or 0.0) / 1000 if opened else 0.0
+        return self.protocol.timeout_s + SLOWER_THAN_FIRST * runs * first_s
 
     def _fail(self, key: str, failure: ChildFailed) -> None:
         self._drop(key)
@@ -158,7 +169,8 @@ class _Session:
             for key in group:
                 self.workers[key].tell({"command": "check", "images": images})
             for key in group:
-                check = self._step(key, lambda worker: worker.hear(CHECK_PATIENCE * self.protocol.timeout_s))
+                patience = self._patience(key, CHECK_RUNS) + (CHECK_PATIENCE - 1) * self.protocol.timeout_s
+                check = self._step(key, lambda worker, patience=patience: worker.hear(patience))  # type: ignore[misc]
                 if check is not None:
                     self._note_check(key, check)
 
@@ -183,7 +195,7 @@ class _Session:
             keys = list(self.workers)
             self.order.shuffle(keys)
             for key in keys:
-                answer = self._ask(key, block)
+                answer = self._ask(key, block, self.protocol.lead_in + self.protocol.block)
                 if answer is not None:
                     samples[key].append(answer["ns"])
             step = self.number * self.protocol.rounds + number + 1

@@ -162,6 +162,21 @@ def verdict(low: float | None, high: float | None) -> str:
     return "slower" if low > 1 + SMALLEST_DIFFERENCE else "inconclusive"
 
 
+def median_ratio(ratios: Sequence[float], confidence: float = CONFIDENCE) -> dict[str, float | None]:
+    """The median of independent ratios with its distribution-free interval, which outliers on either side leave alone.
+
+    ``low`` and ``high`` are None with too few ratios: six are needed for 95 %.
+    """
+    values = sorted(ratios)
+    low, high = enclosing_ranks(len(values), 0.5, confidence)
+    enough = low >= 0 and high < len(values)
+    return {
+        "value": float(np.median(values)),
+        "low": values[low] if enough else None,
+        "high": values[high] if enough else None,
+    }
+
+
 def family_confidence(candidates: int) -> float:
     """Confidence of each of several intervals, so that together they err no more often than one of CONFIDENCE.
 

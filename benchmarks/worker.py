@@ -3,7 +3,8 @@
     {"command": "open"}                 -> load, allocate, first inference: init_ms, first_ms, memory, placement, and
                                            functional: why its time is no speed, or ""
     {"command": "check", "images": n}   -> parity, accuracy, agreement
-    {"command": "warm", "runs": n, "seconds": s}    -> {"warm": true, "runs": done}, once both are reached
+    {"command": "warm", "runs": n, "seconds": s, "turn": t}   -> {"warm": true, "runs": done, "cpus": …}, once both are
+                                           reached, on the CPUs of session t (see pinning.py); no turn, no pinning
     {"command": "block", "lead_in": n, "runs": n}   -> {"ns": […]}
     {"command": "nodes"}                -> {"nodes": …}, for runtimes that tell; a second session, so after all blocks
     {"command": "profile", "runs": n}   -> {"profile": …}, likewise
@@ -33,7 +34,7 @@ from edgecbam.errors import InputError, MissingPackage
 from edgecbam.runtimes import CannotRun, Session
 from edgecbam.runtimes.session import one_line
 
-from . import parity
+from . import parity, pinning
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def _serve(task: Task, commands: "queue.Queue[dict[str, Any]]", replies: TextIO)
             started = time.perf_counter_ns()
             session = runtime.open(Path(task.model), task.threads, task.device, _shapes(task))
             opened = time.perf_counter_ns()
+            if not session.outputs:
+                raise CannotRun(f"{Path(task.model).name} has no outputs: nothing of it can be checked")
             timing_inputs = _timing_inputs(task, session)
             session.prepare(timing_inputs)
             first = _block(session, 1)[0]
@@ -111,10 +114,11 @@ def _serve(task: Task, commands: "queue.Queue[dict[str, Any]]", replies: TextIO)
             _reply(replies, vars(_check(task, session, command["images"])))
         elif name == "warm":
             session.prepare(timing_inputs)  # the check left others
+            cpus = _pin(task, command.get("turn"))
             done = _warm_up(session, command["runs"], command.get("seconds", 0.0))
             gc.collect()
             gc.disable()
-            _reply(replies, {"warm": True, "runs": done})
+            _reply(replies, {"warm": True, "runs": done, "cpus": cpus})
         elif name == "block":
             _block(session, command["lead_in"])
             _reply(replies, {"ns": _block(session, command["runs"])})
@@ -156,6 +160,14 @@ def _emulation(placement: dict[str, Any]) -> str:
     if placement.get("software"):
         return f"{placement.get('adapter') or 'the graphics adapter'} is an emulation on the CPU: its time is no GPU's"
     return ""
+
+
+def _pin(task: Task, turn: int | None) -> list[int] | None:
+    """Bind this process to the CPUs of a session, and tell them; None where it is not bound."""
+    cpus = None if turn is None or task.device != "cpu" else pinning.choose(turn, task.threads)
+    if cpus is not None:
+        pinning.pin(cpus)
+    return cpus
 
 
 def _warm_up(session: Session, runs: int, seconds: float) -> int:

@@ -10,6 +10,7 @@ Nothing heavy is imported before the function that needs it is called. Every fun
 ``edgecbam.errors`` whose message is one line for the user.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -332,8 +333,8 @@ def benchmark(
     )
     earlier = measure.read_report(run / "benchmark") if resume and (run / "benchmark").is_dir() else None
     value = measure.benchmark_run(run, request, earlier=earlier, on_event=on_event)
-    _require_a_figure(value)
     _judge(value, chosen, "")
+    _require_a_figure(value)
     with artifacts.stage_folder(run, "benchmark") as folder:
         measure.write_report(folder, value)
     return value
@@ -367,25 +368,34 @@ def benchmark_models(
     from edgecbam.benchmarks import gate, measure
     from edgecbam.benchmarks import report as reports
 
-    if out is not None and out.exists() and not resume:
-        raise InputError(f"{out} exists already: give another --out, or --resume to measure what it lacks")
     if resume and out is None:
         raise InputError("--resume needs --out: name the folder of the report to go on with")
+    if out is not None and out.exists() and not (resume and out.is_dir()):
+        what = "is no folder: give another" if not out.is_dir() else "exists already: give another, or --resume"
+        raise InputError(f"--out {out} {what}")
     chosen = options or BenchmarkOptions()
     problem = ""
     if baseline is not None and gate.is_report(baseline):
         found = gate.find_baseline(baseline, models)
         baseline, problem = found.path, found.reason
     request = _request(chosen, None if runtimes is None else tuple(runtimes), tuple(threads), protocol)
-    earlier = measure.read_report(out) if resume and out is not None and out.is_dir() else None
-    value = measure.benchmark_models(models, request, baseline=baseline, earlier=earlier, on_event=on_event)
-    _require_a_figure(value)
-    _judge(value, chosen, problem)
-    if out is not None:
-        with artifacts.whole_folder(out) as partial:
+    earlier = measure.read_report(out) if out is not None and out.is_dir() else None
+    with contextlib.nullcontext() if out is None else artifacts.whole_folder(out) as partial:
+        value = measure.benchmark_models(models, request, baseline=baseline, earlier=earlier, on_event=on_event)
+        _judge(value, chosen, problem)
+        _require_a_figure(value)
+        if partial is not None and out is not None:
             measure.write_report(partial, value)
             reports.write_pages(partial, value, None, None, measure.raw_samples(value))
+            _keep_others(out, partial)
     return value
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    """What a user has laid beside a report stays there when the report is renewed."""
+    for path in old.iterdir() if old.is_dir() else ():
+        if not (new / path.name).exists():
+            (shutil.copytree if path.is_dir() else shutil.copy2)(path, new / path.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -659,8 +669,13 @@ def _check_runtimes(recipe: Recipe) -> None:
 
 
 def _require_a_figure(report: dict[str, Any]) -> None:
-    """Raise EnvironmentFailure where nothing could be measured: such a report must not replace a good one."""
+    """Raise EnvironmentFailure where nothing could be measured: such a report must not replace a good one.
+
+    Where a gate has failed, that is the news, and the report its evidence.
+    """
     rows = report["results"]
+    if (report.get("gate") or {}).get("verdict") == "failed":
+        return
     if not any(row["status"] in ("ok", "functional_only") for row in rows):
         reasons = [f"{row['model']} on {row['runtime']}: {row['status']} {row.get('reason') or ''}" for row in rows]
         raise EnvironmentFailure(f"nothing could be measured: {reasons[0] if reasons else 'no runtime takes the file'}")

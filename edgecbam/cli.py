@@ -222,7 +222,7 @@ def benchmark(
         benchmark_model=benchmark_model,
         benchmark_model_sha256=benchmark_model_sha256,
         adb_cores=adb_cores,
-        shapes=tuple(_shape(text) for text in shapes or ()),
+        shapes=_shapes(shapes or ()),
         inputs=inputs,
         profile=profile,
         attention=None if attention is None else _pattern(attention),
@@ -411,6 +411,13 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not name or not shape or min(shape) < 1:
         raise InputError(f"--shape must be NAME=N,M,…, such as images=1,224,224,3, got {text!r}")
     return name, shape
+
+
+def _shapes(texts: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    shapes = tuple(_shape(text) for text in texts)
+    if len(dict(shapes)) < len(shapes):
+        raise InputError(f"--shape names an input twice: {', '.join(texts)}")
+    return shapes
 
 
 def _pattern(text: str) -> str:

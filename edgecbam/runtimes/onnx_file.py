@@ -14,7 +14,8 @@ _MODEL_GRAPH = 7  # ModelProto
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5  # GraphProto
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_ATTRIBUTE = 1, 2, 3, 4, 5  # NodeProto
 _ATTRIBUTE_NAME, _ATTRIBUTE_STRING = 1, 4  # AttributeProto
-_TENSOR_DATA_TYPE, _TENSOR_NAME = 2, 8  # TensorProto
+_TENSOR_DATA_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL = 2, 8, 13  # TensorProto
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2  # StringStringEntryProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _FLOAT16, _BFLOAT16 = 10, 16  # TensorProto.DataType
 _QUANTIZING = ("QLinear", "Quantize", "Dequantize", "DynamicQuantize", "Integer", "NBits")
@@ -22,10 +23,17 @@ _QUANTIZING = ("QLinear", "Quantize", "Dequantize", "DynamicQuantize", "Integer"
 
 @dataclass(frozen=True)
 class OnnxContent:
-    """Kinds of the nodes of the main graph, and the data types (numbers of TensorProto.DataType) of its weights."""
+    """What is in the main graph.
+
+    Attributes:
+        ops: kinds of its nodes.
+        weight_types: data types of its weights, as numbers of TensorProto.DataType.
+        external: names of the files beside it that hold weights.
+    """
 
     ops: frozenset[str]
     weight_types: frozenset[int]
+    external: tuple[str, ...] = ()
 
     @property
     def precision(self) -> str:
@@ -51,6 +59,7 @@ def read(path: Path) -> OnnxContent:
     data = memoryview(path.read_bytes())
     ops: set[str] = set()
     types: set[int] = set()
+    external: set[str] = set()
     try:
         for graph in _messages(data, _MODEL_GRAPH):
             for node in _messages(graph, _GRAPH_NODE):
@@ -58,9 +67,12 @@ def read(path: Path) -> OnnxContent:
             for tensor in _messages(graph, _GRAPH_INITIALIZER):
                 fields = _fields(tensor)
                 types |= {value for n, value in fields if n == _TENSOR_DATA_TYPE and isinstance(value, int)}
+                for entry in _messages(tensor, _TENSOR_EXTERNAL):
+                    if _texts(entry, _ENTRY_KEY) == ["location"]:
+                        external |= set(_texts(entry, _ENTRY_VALUE))
     except (ValueError, IndexError):
         raise InputError(f"{path} is damaged or no .onnx model") from None
-    return OnnxContent(frozenset(ops), frozenset(types))
+    return OnnxContent(frozenset(ops), frozenset(types), tuple(sorted(external)))
 
 
 def read_nodes(path: Path) -> list[OnnxNode]:

@@ -152,7 +152,10 @@ def gpu_name(core: Any) -> str:
 
 def _info(port: Any) -> TensorInfo:
     sizes = [dimension.get_length() if dimension.is_static else -1 for dimension in port.get_partial_shape()]
-    return TensorInfo(port.get_any_name(), tuple(sizes), port.get_element_type().to_dtype().name)
+    dtype = port.get_element_type().to_dtype()
+    if dtype.kind not in "fiub":
+        raise CannotRun(f"OpenVINO: {port.get_any_name()} is of type {dtype.name}, which edgecbam does not feed")
+    return TensorInfo(port.get_any_name(), tuple(sizes), dtype.name)
 
 
 def _last_line(error: RuntimeError) -> str:

@@ -224,6 +224,10 @@ def check_file(model: Path, formats: tuple[str, ...]) -> None:
     if not model.is_file():
         raise InputError(f"no model file {model}")
     try:
+        str(model).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{str(model)!r}: runtimes take names in UTF-8 alone, rename the file") from None
+    try:
         with model.open("rb") as file:
             head = file.read(8)
     except OSError as error:
@@ -274,7 +278,7 @@ def check_arrays(inputs: tuple[TensorInfo, ...], arrays: Sequence[np.ndarray]) -
             raise InputError(
                 f"input {info.name} takes {info.dtype} {list(info.shape)}, got {array.dtype} {list(array.shape)}"
             )
-    return [np.ascontiguousarray(array) for array in arrays]
+    return [np.require(array, requirements="C") for array in arrays]  # ascontiguousarray makes scalars vectors
 
 
 def one_line(error: BaseException | str, limit: int = 240) -> str:

@@ -69,6 +69,7 @@ def row(model: str, runtime: str, device: str = "cpu", threads: int = 1, **more:
         "runtime_version": "2.3.0",
         "device": device,
         "threads": threads,
+        "baseline": None,
         "status": "ok",
         "reason": "",
         "parity": None,
@@ -80,6 +81,7 @@ def row(model: str, runtime: str, device: str = "cpu", threads: int = 1, **more:
         "latency_ms": None,
         "memory": None,
         "placement": None,
+        "cpus": None,
         "nodes": None,
         "nodes_reason": "",
         "measurement": 0,
@@ -247,6 +249,7 @@ def rich() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             "ssh:pi": {"environment": environment("Cortex-A76", 4), "before": {"load": 0.2}, "after": None},
         },
         "protocol": PROTOCOL.describe(),
+        "inputs": {"shapes": {}, "file_sha256": None},
         "models": [
             {
                 "name": model,

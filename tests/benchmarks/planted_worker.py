@@ -70,6 +70,8 @@ def main():
         elif name == "block":
             ns = int(moment) if moment.isdigit() else 1000
             say({"ns": [ns] * command["runs"]})
+        elif name == "profile":
+            say({"failed": "unsupported", "reason": "planted: no profile"})
         elif name == "nodes":
             say({"nodes": {"total": 3, "integer": 2, "float": 1, "other": 0, "in_float": []}})
 

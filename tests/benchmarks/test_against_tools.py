@@ -18,7 +18,7 @@ from edgecbam.benchmarks.public_tools import Job, Tool
 from edgecbam.errors import EnvironmentFailure, InputError
 
 TIMEOUT_S = 120.0
-PATIENT = 4
+PATIENT = 6
 
 
 def job(model: Path, runs: int = 20) -> Job:

@@ -107,15 +107,17 @@ def test_bare_files_get_inputs_of_every_kind() -> None:
     assert not check.parity["checked"]
     first, second = session.seen[:2]
     assert [(a.shape, a.dtype.name) for a in first] == [((1, 4, 4, 3), "int8"), ((1, 5), "int64"), ((2,), "float32")]
-    assert first[0].min() < -60
-    assert first[0].max() > 60
+    assert min(one[0].min() for one in session.seen) < -60
+    assert max(one[0].max() for one in session.seen) > 60
+    brightness = np.array([one[0].astype(float).mean(axis=(0, 1, 2)) for one in session.seen])
+    assert np.ptp(brightness, axis=0).min() > 60, "sets differ in every channel, not by their noise alone"
     assert set(np.unique(first[1])) <= {0, 1}
     assert not np.array_equal(first[0], second[0])
 
 
 @pytest.mark.parametrize(
     ("function", "reason"),
-    [(lambda arrays: np.float32([-128, -128]), "the same for 8"), (lambda arrays: np.float32([np.nan]), "not finite")],
+    [(lambda arrays: np.float32([-128, -128]), "the same for 8"), (lambda arrays: np.float32([np.nan]), "no numbers")],
 )
 def test_constant_and_broken_outputs_of_bare_files_are_wrong(
     function: Callable[[Sequence[np.ndarray]], np.ndarray], reason: str
@@ -151,7 +153,7 @@ def reference(
     return parity.Reference([[np.zeros(1, "float32")]] * len(sets), sets, "a test", precision, (scale,))
 
 
-LOGITS = ([1.0, -4.0, 2.0], [3.0, 0.5, -10.0])
+LOGITS = ([1.0, -4.0, 2.0], [3.0, 0.5, -10.0])  # the largest is 10, inputs make a difference of 12
 
 
 @pytest.mark.parametrize(
@@ -177,11 +179,11 @@ def test_the_tolerance_is_that_of_the_precision(precision: str, arithmetic: str,
 
 
 def test_two_lsb_of_small_quantized_outputs_are_allowed_and_three_are_not() -> None:
-    wanted = reference([0.0, 4 / 256], [8 / 256, 0.0], precision="int8", scale=1 / 256)
+    wanted = reference([0.0, 4 / 256], [8 / 256, 0.0], precision="int8", scale=1 / 256)  # 8 LSB between inputs
     for lsb, passes in ((2, True), (3, False)):
         outputs = [[array + np.float32(lsb / 256)] for (array,) in wanted.outputs]
         assert parity.compare_outputs(outputs, wanted).passed is passes
-    wanted = reference([-128, -120], [-128, -119], precision="int8", scale=0.1, dtype="int8")
+    wanted = reference([-128, -120], [-124, -119], precision="int8", scale=0.1, dtype="int8")
     for lsb, passes in ((2, True), (3, False)):
         outputs = [[(array.astype(int) + lsb).astype("int8")] for (array,) in wanted.outputs]
         assert parity.compare_outputs(outputs, wanted).passed is passes
@@ -200,14 +202,46 @@ def test_indices_are_compared_by_how_many_are_equal() -> None:
     ("outputs", "match"),
     [
         (([1.0, 2.0], [1.0, 2.0]), "proves nothing: its outputs are the same for 2 different inputs.*--inputs"),
-        (([1.0, np.nan], [1.0, 2.0]), "proves nothing: its outputs are not finite"),
+        (([1.0, np.nan], [1.0, 2.0]), "proves nothing: its outputs are no numbers"),
+        (([np.inf, np.inf], [-np.inf, np.inf]), "proves nothing: its outputs are not finite"),
     ],
 )
 def test_a_reference_that_proves_nothing_is_refused(outputs: tuple[list[float], ...], match: str) -> None:
     wanted = reference(*outputs)
     check = parity.compare_outputs(wanted.outputs, wanted)
     assert not check.passed
+    assert check.parity["proves_nothing"]
     assert re.search(match, check.reason)
+
+
+def test_the_answer_to_another_input_does_not_pass() -> None:
+    """Where inputs change little, what is tolerated must be less than that."""
+    wanted = reference([100.0, 50.0], [102.0, 50.0], precision="int8")
+    assert not parity.compare_outputs(wanted.outputs[::-1], wanted).passed
+    assert not parity.compare_outputs([wanted.outputs[0]] * 2, wanted).passed
+    assert parity.compare_outputs([[a + np.float32(0.9)] for (a,) in wanted.outputs], wanted).passed
+    alike = reference([100.0, 50.0], [102.0, 50.0], precision="int8", scale=1.0)
+    check = parity.compare_outputs(alike.outputs, alike)
+    assert not check.passed
+    assert "output 0 changes by 2 LSB between inputs" in check.reason
+
+
+def test_masks_are_infinite_in_the_same_places() -> None:
+    wanted = reference([-np.inf, 1.0, 2.0], [-np.inf, 3.0, -2.0])
+    assert parity.compare_outputs(wanted.outputs, wanted).passed
+    for value in (np.inf, 0.0):
+        outputs = [[np.float32([value, *array[1:]])] for (array,) in wanted.outputs]
+        assert "is not finite where the reference is" in parity.compare_outputs(outputs, wanted).reason
+
+
+def test_outputs_may_have_another_shape_for_each_input_or_be_empty() -> None:
+    wanted = reference([1.0], [2.0, 3.0])
+    assert parity.compare_outputs(wanted.outputs, wanted).passed
+    assert not parity.compare_outputs(wanted.outputs[::-1], wanted).passed
+    empty = parity.Reference(
+        [[]] * 2, [[np.float32([i]), np.empty((0, 4), "float32")] for i in (1, 5)], "x", "int8", (None,) * 2
+    )
+    assert parity.compare_outputs(empty.outputs, empty).passed
 
 
 @pytest.mark.parametrize(
@@ -215,7 +249,7 @@ def test_a_reference_that_proves_nothing_is_refused(outputs: tuple[list[float], 
     [
         ([[np.float32([1, 2])]] * 2, r"output 0 has shape \[2\], the reference \[3\]"),
         ([[], []], r"output 0 has shape \[0\], the reference \[3\]"),
-        ([[np.float32([1, np.inf, 2])]] * 2, "output 0 is not finite"),
+        ([[np.float32([1, np.inf, 2])]] * 2, "output 0 is not finite where"),
         ([[np.float32([-128] * 3)]] * 2, r"output 0 differs from the reference by 13.*allowed 0.001 \(a test\)"),
     ],
 )

@@ -225,3 +225,20 @@ def test_a_single_process_has_no_intervals() -> None:
     summary = statistics.latency([np.full((100, 10), 1_000_000)])
     assert summary["p99"] == 1.0
     assert summary["intervals"] == {"p50": None, "p90": None, "p99": None}
+
+
+def test_outliers_leave_the_median_ratio_alone() -> None:
+    calm = [0.98, 0.99, 1.0, 1.0, 1.0, 1.01, 1.02, 1.0, 0.99, 1.01]
+    found = statistics.median_ratio(calm)
+    assert found["value"] == 1.0
+    assert (found["low"], found["high"]) == (0.99, 1.01), "ranks 2 and 9 of ten"
+    assert statistics.median_ratio([0.5, *calm[1:6], 9.0, *calm[7:]]) == found
+    assert statistics.median_ratio(calm[:5]) == {"value": 1.0, "low": None, "high": None}
+
+
+def test_the_interval_of_the_median_ratio_covers() -> None:
+    rng = np.random.default_rng(1)
+    ratios = np.exp(rng.standard_t(2, (2000, 30)) * 0.02)
+    held = [statistics.median_ratio(list(one)) for one in ratios]
+    covered = np.mean([one["low"] <= 1 <= one["high"] for one in held])
+    assert 0.94 <= covered <= 0.985, "at least 95 %: ranks are whole numbers"

@@ -24,6 +24,9 @@ def run(models: list[Path], *runtimes: str, **options: Any) -> list[dict[str, An
     return list(report["results"])
 
 
+SHAPES = (("input_1", (1, 4)),)
+
+
 def save(path: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: Any = ()) -> Path:
     graph = helper.make_graph(nodes, "g", inputs, outputs, list(weights))
     onnx.save(
@@ -99,7 +102,7 @@ def test_real_inputs_replace_random_ones(tmp_path: Path) -> None:
     path = save(tmp_path / "log.onnx", nodes, ends[:1], ends[1:], [three])
     (row,) = run([path], "onnxruntime")
     assert row["status"] == "wrong_output"
-    assert "its outputs are not finite; give real inputs with --inputs" in row["reason"]
+    assert "its outputs are no numbers (NaN); give real inputs with --inputs" in row["reason"]
     np.savez(tmp_path / "in.npz", x=np.arange(4, 12, dtype="float32").reshape(2, 4))
     (row,) = run([path], "onnxruntime", inputs=tmp_path / "in.npz")
     assert (row["status"], row["parity"]["inputs"]) == ("ok", 2)
@@ -169,3 +172,60 @@ def test_litert_files_with_ops_that_are_missing(lite_files: Path) -> None:
     (row,) = run([lite_files / "odd.tflite"], "litert")
     assert row["status"] == "unsupported"
     assert "Digamma" in row["reason"]
+
+
+def test_shapes_and_inputs_that_fit_nothing_are_refused(many_inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match="--shape nonsense: no model has such an input; there are half, ids, pixels, x"
+    ):
+        run([many_inputs], "onnxruntime", shapes=(("x", (2, 5, 4)), ("nonsense", (1,))))
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04garbage")
+    with pytest.raises(InputError, match=r"cannot read the inputs .*bad\.npz"):
+        run([many_inputs], "onnxruntime", inputs=tmp_path / "bad.npz")
+
+
+def test_scalars_empty_and_data_dependent_outputs(tmp_path: Path) -> None:
+    scalar = [helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in "xy"]
+    (row,) = run(
+        [save(tmp_path / "s.onnx", [helper.make_node("Exp", ["x"], ["y"])], scalar[:1], scalar[1:])], "openvino"
+    )
+    assert (row["status"], row["reason"]) == ("ok", "")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, [2, "n"])
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("NonZero", ["r"], ["y"])]
+    (row,) = run([save(tmp_path / "n.onnx", nodes, [x], [y])], "onnxruntime")
+    assert row["status"] == "ok", row["reason"]
+
+
+def test_a_keras_file_brings_in_the_runtime_that_reads_it(tmp_path: Path) -> None:
+    import tf_keras as keras
+
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save(tmp_path / "m.keras")
+    report = measure.benchmark_models([tmp_path / "m.keras"], measure.Request(protocol="quick", shapes=SHAPES))
+    (row,) = report["results"]
+    assert (row["runtime"], row["status"], row["reason"]) == ("keras", "ok", "")
+    assert row["parity"]["checked"]
+
+
+def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 64]) for name in "xy")
+    weights = np.random.default_rng(1).normal(size=(64, 64)).astype("float32")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [numpy_helper.from_array(weights, "w")]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=1)
+
+    def entry() -> dict[str, Any]:
+        report = measure.benchmark_models([path], measure.Request(("onnxruntime",), protocol="quick"))
+        assert report["results"][0]["status"] == "ok"
+        return dict(report["models"][0])
+
+    before = entry()
+    assert before["bytes"] == path.stat().st_size + weights.nbytes
+    (tmp_path / "m.data").write_bytes((weights / 2).tobytes())
+    assert entry()["sha256"] != before["sha256"]
+    (tmp_path / "m.data").unlink()
+    with pytest.raises(InputError, match=r"keeps weights in m\.data, which is not beside it"):
+        entry()

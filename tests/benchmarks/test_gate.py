@@ -1,5 +1,6 @@
 """The gate for continuous integration: what it judges, and which file it takes for the baseline."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -9,26 +10,32 @@ from typing import Any
 import pytest
 
 from edgecbam import artifacts
-from edgecbam.benchmarks import gate, measure
+from edgecbam.benchmarks import gate, measure, references
 from edgecbam.benchmarks.cells import bare_cells, spots
 from edgecbam.benchmarks.child import Child
 from edgecbam.benchmarks.devices import LocalDevice
 from edgecbam.benchmarks.protocol import Protocol
 from edgecbam.errors import InputError
 
+PLACE = {"runtime": "litert", "device": "cpu", "threads": 1}
 
-def compared(*ratios: list[float]) -> dict[str, Any]:
+
+def compared(*ratios: list[float], control: list[float] | None = None) -> dict[str, Any]:
     """A report with one candidate for each list of per-process ratios."""
-    place = {"baseline": "old", "runtime": "litert", "device": "cpu", "threads": 1}
+    names = [f"new{i}" for i in range(len(ratios))]
+    comparison = {"baseline": "old", **PLACE}
     return {
         "comparisons": [
-            {"kind": "control", "candidate": "old", "process_ratios": [9.0] * 5, **place},
+            {"kind": "control", "candidate": "old", "process_ratios": control or [1.0, 1.01] * 4, **comparison},
             *(
-                {"kind": "candidate", "candidate": f"new{i}", "process_ratios": one, **place}
-                for i, one in enumerate(ratios)
+                {"kind": "candidate", "candidate": name, "process_ratios": one, **comparison}
+                for name, one in zip(names, ratios, strict=True)
             ),
         ],
-        "results": [],
+        "results": [
+            {"model": name, "baseline": "old", "status": "ok", "parity": {"checked": True}, **PLACE}
+            for name in ("old", *names)
+        ],
     }
 
 
@@ -44,13 +51,13 @@ SLOW, EQUAL, OPEN = [1.20, 1.21, 1.19, 1.2, 1.2], [1.0, 1.001, 0.999, 1.0, 1.0],
         ([EQUAL, SLOW], "failed", "new1 on litert"),
         ([OPEN, SLOW], "failed", "new1 on litert"),
         ([EQUAL, OPEN], "inconclusive", "new1 on litert"),
-        ([], "inconclusive", "nothing was compared"),
+        ([], "passed", "every model is the baseline itself"),
         ([[1.2]], "inconclusive", "new0"),
     ],
 )
 def test_the_verdict_is_that_of_the_whole_interval(ratios: list[list[float]], verdict: str, reason: str) -> None:
     judged = gate.judge(compared(*ratios), 5.0)
-    assert judged["verdict"] == verdict
+    assert (judged["verdict"], bool(judged["reason"])) == (verdict, bool(reason))
     assert reason in judged["reason"]
     assert len(judged["rows"]) == len(ratios), "the control is not judged"
     assert judged["threshold_percent"] == 5.0
@@ -63,17 +70,66 @@ def test_more_candidates_make_the_intervals_wider() -> None:
     assert among["low"] < alone["low"] < alone["high"] < among["high"]
 
 
+def without_comparison(report: dict[str, Any], model: str, **changes: Any) -> dict[str, Any]:
+    report["comparisons"] = [c for c in report["comparisons"] if model not in (c["candidate"], c["baseline"])]
+    next(row for row in report["results"] if row["model"] == model).update(changes)
+    return report
+
+
 @pytest.mark.parametrize("status", ["wrong_output", "crash", "timeout"])
-def test_what_computes_wrongly_or_not_at_all_fails(status: str) -> None:
+def test_a_candidate_that_computes_wrongly_or_not_at_all_fails(status: str) -> None:
+    judged = gate.judge(without_comparison(compared(EQUAL, EQUAL), "new1", status=status), 5.0)
+    told = f"computes wrongly or not at all: new1 on litert ({status})"
+    assert (judged["verdict"], judged["reason"]) == ("failed", told)
+
+
+@pytest.mark.parametrize("status", ["unsupported", "skipped", "functional_only"])
+def test_a_candidate_that_was_not_measured_does_not_pass(status: str) -> None:
+    judged = gate.judge(without_comparison(compared(EQUAL, EQUAL), "new1", status=status), 5.0)
+    told = f"not compared with the baseline: new1 on litert ({status})"
+    assert (judged["verdict"], judged["reason"]) == ("inconclusive", told)
+
+
+@pytest.mark.parametrize("status", ["wrong_output", "crash", "timeout", "unsupported"])
+def test_a_baseline_that_did_not_run_is_no_fault_of_the_candidate(status: str) -> None:
+    judged = gate.judge(without_comparison(compared(EQUAL), "old", status=status), 5.0)
+    assert judged["verdict"] == "inconclusive"
+    assert "not compared with the baseline: new0 on litert (ok)" in judged["reason"]
+
+
+def test_a_reference_that_proves_nothing_is_no_fault_either() -> None:
+    parity = {"checked": True, "proves_nothing": True}
+    report = without_comparison(compared(EQUAL), "new0", status="wrong_output", parity=parity)
+    assert gate.judge(report, 5.0)["verdict"] == "inconclusive"
+
+
+def test_outputs_that_could_not_be_checked_do_not_pass() -> None:
     report = compared(EQUAL)
-    report["results"] = [{"model": "new0", "runtime": "litert", "status": status}]
+    report["results"][1]["parity"] = {"checked": False}
     judged = gate.judge(report, 5.0)
-    assert (judged["verdict"], judged["reason"]) == ("failed", f"cannot judge new0 on litert ({status})")
+    assert (judged["verdict"], judged["reason"]) == (
+        "inconclusive",
+        "the outputs could not be checked: new0 on litert (ok)",
+    )
+    report = compared(SLOW)
+    report["results"][1]["parity"] = {"checked": False}
+    assert gate.judge(report, 5.0)["verdict"] == "failed", "slow it is in any case"
+
+
+@pytest.mark.parametrize("control", [SLOW, [1 / one for one in SLOW]])
+def test_where_the_control_differs_from_itself_nothing_is_decided(control: list[float]) -> None:
+    judged = gate.judge(compared(SLOW, control=control), 5.0)
+    assert judged["verdict"] == "inconclusive"
+    assert "the control differs from itself by as much (litert on cpu)" in judged["reason"]
+    assert gate.judge(compared(SLOW, control=[1.03, 1.04] * 4), 5.0)["verdict"] == "failed", "not by as much"
 
 
 def test_without_the_baseline_nothing_is_decided() -> None:
-    judged = gate.judge(compared(), 5.0, "the baseline was not found")
-    assert (judged["verdict"], judged["reason"]) == ("inconclusive", "the baseline was not found")
+    report = compared()
+    report["comparisons"], report["results"] = [], [{**compared(EQUAL)["results"][1], "baseline": None}]
+    judged = gate.judge(report, 5.0, "the baseline was not found")
+    assert judged["verdict"] == "inconclusive"
+    assert judged["reason"].startswith("the baseline was not found; not compared with the baseline: new0")
 
 
 @pytest.fixture
@@ -118,7 +174,14 @@ def test_of_several_models_the_namesake_is_the_baseline(old: Path, fixtures: Pat
     assert gate.find_baseline(old, [Path("x/new.tflite")]).path == old / "kept.tflite"
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"models": []}', '{"models": [{"name": "x"}]}', '{"models": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "{}", '{"models": []}', '{"models": [{"name": "x"}]}', '{"models": 3}'),
+        '{"models": [{"name": 1, "sha256": "x", "bytes": 1}]}',
+        '{"models": [{"name": "x", "sha256": 5, "bytes": 1}]}',
+    ],
+)
 def test_other_json_is_no_report(tmp_path: Path, text: str) -> None:
     (tmp_path / "report.json").write_text(text)
     with pytest.raises(InputError, match="no benchmark report"):
@@ -152,5 +215,16 @@ def test_a_planted_slowdown_of_a_real_model_is_found(
 
     where = spots(("litert",), [LocalDevice("cpu")], (1,))
     cells, models = bare_cells([copy], where, fixtures / "tiny_fp32.tflite")
+    made = references.make(copy, tmp_path / "reference.npz", 1, {})
+    cells = [dataclasses.replace(cell, reference=made.path) for cell in cells]
     report = measure.measure(cells, models, Protocol("short", 4, 10, 5, 1, 20, "a test"), start=start)
-    assert gate.judge(report, 5.0)["verdict"] == verdict
+    assert gate.judge(report, 50.0)["verdict"] == verdict
+
+
+@pytest.mark.parametrize("comparisons", [None, 3, [None], [{"baseline": []}], [{"baseline": 1}]])
+def test_comparisons_of_strangers_do_no_harm(old: Path, comparisons: Any) -> None:
+    value = json.loads((old / "report.json").read_text())
+    value["models"].append({"name": "other.tflite", "sha256": "0", "bytes": 1})
+    (old / "report.json").write_text(json.dumps({**value, "comparisons": comparisons}))
+    with pytest.raises(InputError, match="of several models"):
+        gate.find_baseline(old, [Path("x/new.tflite")])

@@ -76,6 +76,7 @@ def test_real_inputs_are_taken_by_name(fixtures: Path, tmp_path: Path) -> None:
     [
         ({"other": np.zeros((2, 1))}, "has no array .*: it holds other"),
         ({"NAME": np.zeros((0, 1))}, "counts the sets"),
+        ({"NAME": np.zeros((1, 1))}, "2 or more"),
         ({"NAME": np.float32(3)}, "counts the sets"),
         ({"NAME": np.zeros((2, 3), "float32")}, r"takes float32 .*, got float32 \[3\]"),
         ({"NAME": np.array([{}], object)}, "cannot read the inputs|no array"),
