@@ -74,7 +74,7 @@ def test_benchmark_app_is_given_the_inputs_and_the_dtype_of_the_model(fixtures: 
     assert arguments[:3] == ["-ip", "i8", "-i"]
     given = np.load(arguments[3])
     assert given.dtype == np.int8
-    assert given.min() < -100 < 100 < given.max()
+    assert len(np.unique(given)) > 20
 
 
 def test_there_is_a_tool_for_every_format_or_a_reason() -> None:
