@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from edgecbam import artifacts
@@ -44,6 +45,13 @@ def tiny_protocol() -> Protocol:
 def planted() -> Callable[[Cell | None, dict[str, Any]], Child]:
     """Starts planted_worker.py, which does what the name of the model file says."""
     return lambda cell, task: Child(task, (sys.executable, "-I", str(PLANTED_WORKER)))
+
+
+@pytest.fixture
+def left_behind() -> Callable[[], list[int]]:
+    """Tells the process ids of children that were not there when the test began."""
+    before = {child.pid for child in psutil.Process().children()}
+    return lambda: [child.pid for child in psutil.Process().children() if child.pid not in before]
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from edgecbam import artifacts
@@ -21,6 +21,8 @@ from edgecbam.benchmarks.protocol import Protocol
 from edgecbam.errors import InputError
 from edgecbam.events import Event
 from edgecbam.runtimes import RUNTIMES, Runtime
+
+LeftBehind = Callable[[], list[int]]
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +133,9 @@ def test_bare_files_are_compared_with_the_baseline_on_each_runtime(
 
 
 @pytest.mark.parametrize("file", ["tiny_fp32.tflite", "tiny_fp32.onnx"])
-def test_damaged_and_missing_files_stop_before_any_measuring(file: str, fixtures: Path, tmp_path: Path) -> None:
+def test_damaged_and_missing_files_stop_before_any_measuring(
+    file: str, fixtures: Path, tmp_path: Path, left_behind: LeftBehind
+) -> None:
     bad = tmp_path / f"bad{Path(file).suffix}"
     content = (fixtures / file).read_bytes()
     bad.write_bytes(content[: len(content) // 2])
@@ -143,7 +147,7 @@ def test_damaged_and_missing_files_stop_before_any_measuring(file: str, fixtures
         with pytest.raises(InputError, match=match):
             measure.benchmark_models(models, quick(("litert", "onnxruntime")), on_event=events.append)
     assert events == []
-    assert psutil.Process().children() == []
+    assert left_behind() == []
 
 
 def test_a_file_that_the_runtime_cannot_run_is_an_unsupported_row(fixtures: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from edgecbam.errors import InputError
 from edgecbam.events import Event
 
 PLANTED_COMMAND = (sys.executable, "-I", str(Path(__file__).with_name("planted_worker.py")))
+LeftBehind = Callable[[], list[int]]
 Planted = Callable[[Cell | None, dict[str, Any]], Child]
 
 
@@ -220,7 +221,9 @@ class Patient(Child):
 
 
 @pytest.mark.parametrize("moment", ["start", "open", "block"])
-def test_a_hanging_cell_is_a_timeout_and_costs_only_itself(tmp_path: Path, moment: str) -> None:
+def test_a_hanging_cell_is_a_timeout_and_costs_only_itself(
+    tmp_path: Path, moment: str, left_behind: LeftBehind
+) -> None:
     def start(cell: Cell, task: dict[str, Any]) -> Child:
         child = Patient(task, PLANTED_COMMAND)
         child.hangs = "hang" in task["model"]
@@ -231,7 +234,7 @@ def test_a_hanging_cell_is_a_timeout_and_costs_only_itself(tmp_path: Path, momen
     report = measure.measure(cells, [], protocol, start=start)
     assert [row["status"] for row in report["results"]] == ["ok", "timeout"]
     assert "no answer within 1" in report["results"][1]["reason"]
-    assert psutil.Process().children() == []
+    assert left_behind() == []
 
 
 def test_a_cell_that_dies_in_a_later_process_has_no_latency(
@@ -256,14 +259,14 @@ def test_without_its_baseline_nothing_is_compared(tmp_path: Path, tiny_protocol:
 
 
 def test_a_damaged_file_stops_everything_before_any_round(
-    tmp_path: Path, tiny_protocol: Protocol, planted: Planted
+    tmp_path: Path, tiny_protocol: Protocol, planted: Planted, left_behind: LeftBehind
 ) -> None:
     events: list[Event] = []
     cells = [cell("fine_1000.tflite", tmp_path), cell("input_open.tflite", tmp_path)]
     with pytest.raises(InputError, match=r"input_open\.tflite is damaged"):
         measure.measure(cells, [], tiny_protocol, events.append, start=planted)
     assert events == []
-    assert psutil.Process().children() == []
+    assert left_behind() == []
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
