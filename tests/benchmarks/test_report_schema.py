@@ -17,8 +17,6 @@ from edgecbam.benchmarks import report as reports
 from edgecbam.benchmarks.protocol import Protocol
 from edgecbam.errors import InputError
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-
 
 def problems(report: dict[str, Any]) -> list[str]:
     """Where a report breaks the schema, as JSON paths."""
@@ -135,7 +133,7 @@ def test_what_is_wrong_is_found_in_its_place(
 
 
 def test_version_1_is_brought_into_todays_form() -> None:
-    old = json.loads((RESULTS / "demo.json").read_text("utf-8"))
+    old = json.loads((Path(__file__).parents[1] / "fixtures" / "report_version_1.json").read_text("utf-8"))
     assert old["schema_version"] == 1
     new = report_schema.upgraded(old)
     assert problems(new) == ["$.measurements[0].finished_utc"], "it was not recorded then, so it is null"
