@@ -30,7 +30,7 @@ def choose(turn: int, threads: int, root: Path = Path("/")) -> list[int] | None:
     fastest = [cpu for cpu in allowed if not known or speeds[cpu] == max(known)]
     if threads >= len(fastest):
         return fastest if len(fastest) < len(allowed) and threads == len(fastest) else None
-    start = turn * threads % (len(fastest) - threads + 1) if threads > 1 else turn % len(fastest)
+    start = turn * threads % (len(fastest) - threads + 1)
     return fastest[start : start + threads]
 
 

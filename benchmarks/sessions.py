@@ -102,7 +102,7 @@ class _Session:
             for cell in self.cells:
                 self._start(cell, start)
             for cell in self.cells:  # importing goes on side by side: nothing is timed yet
-                self._step(cell.key, lambda worker: worker.hear(self.protocol.timeout_s))
+                self._hear(cell.key, self.protocol.timeout_s)
             for cell in self.cells:  # one after another, for init_ms and first_ms are times
                 opened = self._ask(cell.key, {"command": "open"})
                 if opened is not None:
@@ -138,6 +138,9 @@ class _Session:
             self._fail(key, failure)
             return None
 
+    def _hear(self, key: str, timeout_s: float) -> dict[str, Any] | None:
+        return self._step(key, lambda worker: worker.hear(timeout_s))
+
     def _ask(self, key: str, message: dict[str, Any], runs: int = 0) -> dict[str, Any] | None:
         return self._step(key, lambda worker: worker.ask(message, self._patience(key, runs)))
 
@@ -170,7 +173,7 @@ class _Session:
                 self.workers[key].tell({"command": "check", "images": images})
             for key in group:
                 patience = self._patience(key, CHECK_RUNS) + (CHECK_PATIENCE - 1) * self.protocol.timeout_s
-                check = self._step(key, lambda worker, patience=patience: worker.hear(patience))  # type: ignore[misc]
+                check = self._hear(key, patience)
                 if check is not None:
                     self._note_check(key, check)
 
