@@ -16,6 +16,7 @@ from edgecbam.datasets import Dataset
 from edgecbam.errors import EnvironmentFailure
 from edgecbam.events import Event, ignore
 from edgecbam.recipe import ModelConfig, TrainConfig
+from edgecbam.training import precision
 
 PREPROCESSING = {"height": 8, "width": 8, "channels": 1, "resize": "crop", "mean": [128.0], "std": [128.0]}
 CONFIG = TrainConfig(epochs=2, batch_size=8, ema_decay=0.9, flip=False, shift_pixels=0, precision="float32")
@@ -125,7 +126,7 @@ def first_loss(config: TrainConfig) -> float:
     optimizer = training.make_optimizer(config, 0.0)
     optimizer.build(model.trainable_variables)
     images = tf.constant(np.random.default_rng(1).normal(size=(8, 8, 8, 1)).astype(np.float32))
-    return float(training._make_step(model, optimizer, average, config)(images, tf.constant([0, 1] * 4, tf.int64)))
+    return float(training.make_step(model, optimizer, average, config)(images, tf.constant([0, 1] * 4, tf.int64)))
 
 
 def test_label_smoothing_and_l2_add_what_their_formulas_say() -> None:
@@ -259,8 +260,8 @@ def test_training_in_bfloat16_ends_in_a_float32_model(tmp_path: Path) -> None:
 
 
 def test_auto_precision_goes_by_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset({"avx2"}))
     assert training.resolve_precision("auto") == "float32"
-    monkeypatch.setattr(training, "_cpu_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset({"amx_bf16"}))
     assert training.resolve_precision("auto") == "mixed_bfloat16"
     assert training.resolve_precision("float32") == "float32"

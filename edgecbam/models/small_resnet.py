@@ -1,0 +1,37 @@
+"""``resnet``: a residual network for small images, of any number of stages.
+
+He et al. 2016, https://arxiv.org/abs/1512.03385 §4.2: a 3x3 stem, then stages of basic blocks of two 3x3 convolutions;
+each stage after the first halves the map. CBAM stands after the last BatchNorm of a block, before the residual
+addition, as in the CBAM paper's figure 3. Departure: a block that changes the shape has a 1x1 convolution with
+BatchNorm as its shortcut.
+"""
+
+from typing import Any
+
+import tf_keras as keras
+
+from edgecbam.recipe import ModelConfig
+
+from .parts import attend, conv_bn
+
+
+def small_resnet(inputs: Any, config: ModelConfig) -> Any:
+    x = conv_bn(inputs, config.widths[0], 3, 1, "stem")
+    x = keras.layers.ReLU(name="stem_relu")(x)
+    for stage, (width, blocks) in enumerate(zip(config.widths, config.blocks, strict=True), start=1):
+        for block in range(1, blocks + 1):
+            stride = 2 if stage > 1 and block == 1 else 1
+            x = _basic_block(x, width, stride, config, f"stage{stage}_block{block}")
+    return x
+
+
+def _basic_block(inputs: Any, width: int, stride: int, config: ModelConfig, name: str) -> Any:
+    x = conv_bn(inputs, width, 3, stride, f"{name}_1")
+    x = keras.layers.ReLU(name=f"{name}_1_relu")(x)
+    x = conv_bn(x, width, 3, 1, f"{name}_2")
+    x = attend(x, config, f"{name}_attention")
+    shortcut = inputs
+    if stride != 1 or inputs.shape[-1] != width:
+        shortcut = conv_bn(inputs, width, 1, stride, f"{name}_shortcut")
+    x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+    return keras.layers.ReLU(name=f"{name}_relu")(x)

@@ -1,0 +1,30 @@
+"""Logits of a Keras model in inference mode."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from edgecbam.preprocessing import normalize
+
+EVALUATION_BATCH = 250
+
+
+def predict(model: Any, images: np.ndarray, preprocessing: dict[str, Any]) -> np.ndarray:
+    """Logits of a Keras model in inference mode: uint8 [n, h, w, c] -> float32 [n, classes]."""
+    call = _inference(model)
+    parts = [
+        call(tf.constant(normalize(images[start : start + EVALUATION_BATCH], preprocessing))).numpy()
+        for start in range(0, len(images), EVALUATION_BATCH)
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, model.output_shape[-1]), np.float32)
+
+
+def _inference(model: Any) -> Any:
+    """A compiled call in inference mode, traced once for each model."""
+    if not hasattr(model, "_edgecbam_inference"):
+        signature = [tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)]
+        model._edgecbam_inference = tf.function(
+            lambda images: tf.cast(model(images, training=False), tf.float32), input_signature=signature
+        )
+    return model._edgecbam_inference

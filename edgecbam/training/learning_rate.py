@@ -1,0 +1,46 @@
+"""The learning rate over the steps of a training: warm-up, then exponential decay."""
+
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from edgecbam.recipe import TrainConfig
+
+
+@keras.utils.register_keras_serializable("edgecbam")
+class WarmUpDecay(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """Linear warm-up, then ``ExponentialDecay``: lr * rate ** (step / decay_steps), in whole powers if staircase.
+
+    During the first ``warmup_steps`` the decayed rate is multiplied by (step + 1) / warmup_steps.
+    """
+
+    def __init__(
+        self, learning_rate: float, decay_rate: float, decay_steps: float, staircase: bool, warmup_steps: float
+    ) -> None:
+        self.decay = keras.optimizers.schedules.ExponentialDecay(learning_rate, decay_steps, decay_rate, staircase)
+        self.warmup_steps = warmup_steps
+
+    def __call__(self, step: Any) -> Any:
+        progress = (tf.cast(step, tf.float32) + 1.0) / max(self.warmup_steps, 1e-6)
+        return self.decay(step) * tf.minimum(progress, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "learning_rate": self.decay.initial_learning_rate,
+            "decay_rate": self.decay.decay_rate,
+            "decay_steps": self.decay.decay_steps,
+            "staircase": self.decay.staircase,
+            "warmup_steps": self.warmup_steps,
+        }
+
+
+def schedule(config: TrainConfig, steps_per_epoch: int) -> WarmUpDecay:
+    """The learning rate over steps, from settings that count epochs."""
+    return WarmUpDecay(
+        config.learning_rate,
+        config.decay_rate,
+        config.decay_epochs * steps_per_epoch,
+        config.staircase,
+        config.warmup_epochs * steps_per_epoch,
+    )
