@@ -22,6 +22,20 @@ from edgecbam.errors import InputError
 DEFAULT_RECIPE = "fashion_cbam"
 Profile = Literal["xnnpack", "compat", "reference"]
 Precision = Literal["auto", "float32", "mixed_bfloat16"]
+Attention = Literal["none", "channel", "spatial", "cbam", "article"]
+Family = Literal[
+    "resnet",
+    "article",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet20",
+    "resnet32",
+    "resnet50_keras",
+    "mobilenetv2",
+    "edge",
+]
+Task = Literal["classification", "regression"]
 
 
 def _bounded(default: Any, low: float = -math.inf, high: float = math.inf) -> Any:
@@ -35,6 +49,12 @@ class DataConfig:
 
     The default mean 128 and std 128 make the int8 input exact: its scale is 1/128 and the integer is pixel - 128.
     ``height``, ``width`` and ``channels`` of 0 are taken from the data set (28x28x1 for the built-in images).
+
+    ``targets`` names a CSV file for regression: a column ``file`` and a column of numbers for each target, read in a
+    folder of images. ``standardize_targets`` lets the network learn (value - mean) / std of the training targets.
+
+    ``cache`` says where decoded images are kept: in memory, in a file on disk, or nowhere, which decodes them anew in
+    every epoch; ``auto`` takes memory where half of what is free holds them, else the disk, else nowhere.
     """
 
     source: str = "builtin"
@@ -49,25 +69,61 @@ class DataConfig:
     train_images: int = _bounded(0, 0)
     test_images: int = _bounded(0, 0)
     skip_bad: bool = False
+    targets: str = ""
+    standardize_targets: bool = True
+    cache: Literal["auto", "memory", "disk", "none"] = "auto"
     seed: int = _bounded(1, 0, 2**31 - 1)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network. ``widths`` are the channels of the stages, ``blocks`` the residual blocks in each."""
+    """The network.
 
-    family: Literal["resnet"] = "resnet"
-    widths: tuple[int, ...] = _bounded((16, 32, 64), 1, 8192)
-    blocks: tuple[int, ...] = _bounded((1, 1, 1), 0, 200)
-    attention: Literal["none", "channel", "spatial", "cbam"] = "cbam"
+    ``widths`` are the channels of the stages and ``blocks`` the blocks in each, for families that leave them open
+    (resnet, edge); empty takes the family's own. ``width`` multiplies the channels of the other families.
+
+    ``attention_init``: ``paper`` starts the gates as the authors' code does, ``open`` close to 1, so that a network
+    with attention starts as one without. ``attention_placement``: behind every block, or behind the last block of each
+    stage only.
+
+    ``weights``: a file of Keras' ImageNet weights to start from, or ``imagenet``, which downloads it; empty starts at
+    random. Only the families in Keras' own layout (mobilenetv2, resnet50_keras) take one.
+    """
+
+    family: Family = "resnet"
+    width: float = _bounded(1.0, 0.01, 8.0)
+    widths: tuple[int, ...] = _bounded((), 1, 8192)
+    blocks: tuple[int, ...] = _bounded((), 0, 200)
+    attention: Attention = "cbam"
+    attention_init: Literal["paper", "open"] = "paper"
+    attention_placement: Literal["block", "stage"] = "block"
     reduction_ratio: int = _bounded(8, 1, 1024)
     spatial_kernel: int = _bounded(7, 1, 31)
     dropout: float = _bounded(0.0, 0.0, 0.95)
+    weights: str = ""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Float training. The learning rate is ``learning_rate * decay_rate ** (epoch / decay_epochs)`` after warm-up."""
+    """Float training.
+
+    ``schedule``: after warm-up the learning rate is ``learning_rate * decay_rate ** (epoch / decay_epochs)``
+    (``exponential``), or falls to 0 over all epochs along half a cosine (``cosine``).
+
+    ``loss``: ``cross_entropy``, ``mean_squared_error``, a function of your own as ``module:name``, or ``auto``: the
+    first for classes and the second for targets. ``class_weights`` gives a weight for each class in label order;
+    ``balance_classes`` weighs each by the inverse of its share of the training images.
+
+    ``freeze_epochs``: how many epochs train the head and the attention only, where ``model.weights`` are given.
+
+    Augmentation: ``flip`` left to right, ``shift_pixels`` at most; ``brightness``, ``contrast`` and ``saturation``
+    change by a factor of 1 ± their value at most; ``random_erasing`` is the probability that a rectangle is erased;
+    ``mixup`` the alpha of its Beta distribution, 0 for none.
+
+    ``distribution``: ``mirrored`` over the devices of this machine, ``multi_worker`` over those that TF_CONFIG names,
+    ``none``, or ``auto``: multi_worker where TF_CONFIG is set, mirrored where there are several GPUs, else none.
+    ``checkpoint_minutes``: how often a long epoch is saved in its midst.
+    """
 
     epochs: int = _bounded(20, 1, 100_000)
     batch_size: int = _bounded(64, 1, 65_536)
@@ -76,15 +132,28 @@ class TrainConfig:
     momentum: float = _bounded(0.9, 0.0, 0.9999)
     weight_decay: float = _bounded(1e-2, 0.0, 10.0)
     l2: float = _bounded(0.0, 0.0, 10.0)
+    loss: str = "auto"
     label_smoothing: float = _bounded(0.0, 0.0, 0.99)
+    class_weights: tuple[float, ...] = _bounded((), 0.0, 1e6)
+    balance_classes: bool = False
+    freeze_epochs: int = _bounded(0, 0, 100_000)
     decay_rate: float = _bounded(0.85, 1e-6, 1.0)
     decay_epochs: float = _bounded(1.0, 1e-3, 1e6)
+    schedule: Literal["exponential", "cosine"] = "exponential"
     staircase: bool = False
     warmup_epochs: float = _bounded(1.0, 0.0, 1e6)
     ema_decay: float = _bounded(0.998, 0.0, 0.999999)
     precision: Precision = "auto"
     flip: bool = True
     shift_pixels: int = _bounded(2, 0, 256)
+    brightness: float = _bounded(0.0, 0.0, 1.0)
+    contrast: float = _bounded(0.0, 0.0, 1.0)
+    saturation: float = _bounded(0.0, 0.0, 1.0)
+    random_erasing: float = _bounded(0.0, 0.0, 1.0)
+    mixup: float = _bounded(0.0, 0.0, 10.0)
+    distribution: Literal["auto", "none", "mirrored", "multi_worker"] = "auto"
+    peer_timeout_seconds: float = _bounded(300.0, 1.0, 86_400.0)
+    checkpoint_minutes: float = _bounded(10.0, 0.0, 1e5)
     seed: int = _bounded(1, 0, 2**31 - 1)
 
 
@@ -131,6 +200,7 @@ class VerifyConfig:
     max_float_error: float = _bounded(1e-4, 0.0, 1.0)
     min_fp16_agreement: float = _bounded(0.995, 0.0, 1.0)
     max_saturated: float = _bounded(0.01, 0.0, 1.0)
+    max_rmse_increase: float = _bounded(0.05, 0.0, 10.0)
     partitions: int = _bounded(1, 0, 10_000)
 
 
@@ -155,6 +225,11 @@ class Recipe:
     export: ExportConfig = field(default_factory=ExportConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+
+    @property
+    def task(self) -> Task:
+        """Whether the network tells classes or values."""
+        return "regression" if self.data.targets else "classification"
 
     def digest(self, *sections: str) -> str:
         """sha256 (hex) of the TOML text of the named sections, or of the whole recipe when none is named."""
@@ -200,8 +275,6 @@ def from_table(table: dict[str, Any], where: str = "recipe") -> Recipe:
             f"{where}: model.widths has {len(recipe.model.widths)} stages but model.blocks has "
             f"{len(recipe.model.blocks)}: give one number of blocks for each width"
         )
-    if not recipe.model.widths:
-        raise InputError(f"{where}: model.widths is empty: give the channels of at least one stage, such as [16, 32]")
     if recipe.model.spatial_kernel % 2 == 0:
         raise InputError(f"{where}: model.spatial_kernel must be odd, got {recipe.model.spatial_kernel}")
     if not recipe.benchmark.runtimes:

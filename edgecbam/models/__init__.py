@@ -44,9 +44,10 @@ def build(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) 
 def _check(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> None:
     if classes < 2:
         raise InputError(f"a classifier needs at least two classes, got {classes}")
-    smallest = min(input_shape[:2]) // 2 ** (len(config.widths) - 1)
+    stages = len(config.widths) or 3
+    smallest = min(input_shape[:2]) // 2 ** (stages - 1)
     if smallest < 1:
         raise InputError(
-            f"images of {input_shape[0]}x{input_shape[1]} are too small for {len(config.widths)} stages: "
+            f"images of {input_shape[0]}x{input_shape[1]} are too small for {stages} stages: "
             "use fewer model.widths or a larger data.height and data.width"
         )

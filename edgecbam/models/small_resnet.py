@@ -15,10 +15,14 @@ from edgecbam.recipe import ModelConfig
 from .parts import attend, conv_bn
 
 
+WIDTHS, BLOCKS = (16, 32, 64), (1, 1, 1)
+
+
 def small_resnet(inputs: Any, config: ModelConfig) -> Any:
-    x = conv_bn(inputs, config.widths[0], 3, 1, "stem")
+    widths, blocks_of = config.widths or WIDTHS, config.blocks or BLOCKS
+    x = conv_bn(inputs, widths[0], 3, 1, "stem")
     x = keras.layers.ReLU(name="stem_relu")(x)
-    for stage, (width, blocks) in enumerate(zip(config.widths, config.blocks, strict=True), start=1):
+    for stage, (width, blocks) in enumerate(zip(widths, blocks_of, strict=True), start=1):
         for block in range(1, blocks + 1):
             stride = 2 if stage > 1 and block == 1 else 1
             x = _basic_block(x, width, stride, config, f"stage{stage}_block{block}")
