@@ -14,7 +14,6 @@ from edgecbam.recipe import ModelConfig
 
 from .parts import attend, conv_bn
 
-
 WIDTHS, BLOCKS = (16, 32, 64), (1, 1, 1)
 
 
