@@ -80,7 +80,7 @@ class ModelConfig:
     """The network.
 
     ``widths`` are the channels of the stages and ``blocks`` the blocks in each, for families that leave them open
-    (resnet, edge); empty takes the family's own. ``width`` multiplies the channels of the other families.
+    (resnet, edge); empty takes the family's own, and one block a stage where only widths are given. ``width`` multiplies the channels of the other families.
 
     ``attention_init``: ``paper`` starts the gates as the authors' code does, ``open`` close to 1, so that a network
     with attention starts as one without. ``attention_placement``: behind every block, or behind the last block of each
@@ -270,7 +270,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
 def from_table(table: dict[str, Any], where: str = "recipe") -> Recipe:
     """Build a recipe from nested dictionaries; raises InputError as from_toml does."""
     recipe: Recipe = _build(Recipe, table, where, prefix="")
-    if len(recipe.model.widths) != len(recipe.model.blocks):
+    if recipe.model.widths and recipe.model.blocks and len(recipe.model.widths) != len(recipe.model.blocks):
         raise InputError(
             f"{where}: model.widths has {len(recipe.model.widths)} stages but model.blocks has "
             f"{len(recipe.model.blocks)}: give one number of blocks for each width"

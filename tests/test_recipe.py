@@ -107,7 +107,6 @@ def test_a_partial_file_takes_the_defaults_for_the_rest(tmp_path: Path) -> None:
         ("[model]\nwidths = [16, 32]", "give one number of blocks for each width"),
         ("[model]\nspatial_kernel = 4", "model.spatial_kernel must be odd, got 4"),
         ("[benchmark]\nruntimes = []", "benchmark.runtimes is empty"),
-        ("[model]\nwidths = []\nblocks = []", "model.widths is empty"),
         ("[export]\nonnx_opset = 19", "export.onnx_opset must lie between 13 and 18"),
         ("train = 3", "train must be a section, got 3"),
         ("[train\nepochs = 3", "is not valid TOML"),

@@ -10,15 +10,21 @@ from typing import Any
 
 import tf_keras as keras
 
+from edgecbam.errors import InputError
 from edgecbam.recipe import ModelConfig
 
 from .parts import attend, conv_bn
 
-WIDTHS, BLOCKS = (16, 32, 64), (1, 1, 1)
+WIDTHS = (16, 32, 64)
 
 
 def small_resnet(inputs: Any, config: ModelConfig) -> Any:
-    widths, blocks_of = config.widths or WIDTHS, config.blocks or BLOCKS
+    widths = config.widths or WIDTHS
+    blocks_of = config.blocks or (1,) * len(widths)
+    if len(widths) != len(blocks_of):
+        raise InputError(
+            f"model.blocks has {len(blocks_of)} stages but model.widths {len(widths)}: give one number for each stage"
+        )
     x = conv_bn(inputs, widths[0], 3, 1, "stem")
     x = keras.layers.ReLU(name="stem_relu")(x)
     for stage, (width, blocks) in enumerate(zip(widths, blocks_of, strict=True), start=1):
