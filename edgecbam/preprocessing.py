@@ -13,6 +13,7 @@ A ``preprocessing`` is a mapping with exactly these keys, as ``manifest.json`` h
 """
 
 import dataclasses
+import io
 import math
 import os
 from collections.abc import Mapping
@@ -139,21 +140,26 @@ def load_image(path: Path, preprocessing: Mapping[str, Any]) -> np.ndarray:
             that cannot be understood as grey levels.
         InputError: the preprocessing is not usable.
     """
+    return load_encoded(path, path, preprocessing)
+
+
+def load_encoded(source: Path | bytes, name: Path, preprocessing: Mapping[str, Any]) -> np.ndarray:
+    """As load_image, of a file or of the bytes of one; ``name`` stands in messages."""
     check(preprocessing)
-    with _open(path) as opened:
-        image = _decode(opened, path)
+    with _open(source, name) as opened:
+        image = _decode(opened, name)
     return fit(image, preprocessing)
 
 
-def peek(path: Path) -> tuple[int, bool]:
-    """The shorter side in pixels and whether the file is grey, read from the file's header only.
+def peek(source: Path | bytes, name: Path) -> tuple[int, bool]:
+    """The shorter side in pixels and whether the image is grey, read from the file's header only.
 
-    A palette image counts as colour.
+    A palette image counts as colour. Arguments as for load_encoded.
 
     Raises:
         UnreadableImage: as load_image, as far as the header tells.
     """
-    with _open(path) as image:
+    with _open(source, name) as image:
         return min(image.size), image.mode in GREY_MODES or image.mode.startswith("I;16")
 
 
@@ -177,18 +183,14 @@ def printable(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _open(path: Path) -> Image.Image:
+def _open(source: Path | bytes, path: Path) -> Image.Image:
     """Open an image file up to its header."""
     try:
-        if path.is_dir():
-            raise UnreadableImage(path, "is a folder")
-        if not path.exists():
-            raise UnreadableImage(path, "does not exist")
-        if not path.is_file():  # opening a named pipe would wait for ever
-            raise UnreadableImage(path, "is no regular file")
-        if path.stat().st_size == 0:
+        if isinstance(source, Path):
+            _check_file(source)
+        elif not source:
             raise UnreadableImage(path, "is empty (0 bytes)")
-        image = Image.open(path)
+        image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
     except UnreadableImage:
         raise
     except PermissionError:
@@ -205,6 +207,17 @@ def _open(path: Path) -> Image.Image:
         image.close()
         raise UnreadableImage(path, f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
     return image
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise UnreadableImage(path, "is a folder")
+    if not path.exists():
+        raise UnreadableImage(path, "does not exist")
+    if not path.is_file():  # opening a named pipe would wait for ever
+        raise UnreadableImage(path, "is no regular file")
+    if path.stat().st_size == 0:
+        raise UnreadableImage(path, "is empty (0 bytes)")
 
 
 def _decode(opened: Image.Image, path: Path) -> Image.Image:

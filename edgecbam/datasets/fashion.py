@@ -7,17 +7,13 @@ https://arxiv.org/abs/1708.07747. 28x28 grey images, 10 classes; 60,000 to train
 
 import os
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from edgecbam import preprocessing
-from edgecbam.datasets import idx, memory, sampling
+from edgecbam.datasets import arrays, idx
+from edgecbam.datasets.arrays import Arrays
 from edgecbam.datasets.dataset import Dataset
 from edgecbam.errors import EnvironmentFailure, InputError, MissingPackage
 from edgecbam.events import Event, OnEvent
@@ -47,19 +43,9 @@ IDX_FILES = {  # the four original files, and the number of axes in each
 }
 
 
-@dataclass(frozen=True)
-class Files:
-    """The content of the four files: images [n, 28, 28] uint8 and labels [n] uint8."""
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-
-
 def load_builtin(data: DataConfig, on_event: OnEvent) -> tuple[Dataset, DataConfig]:
     """The sample in the package, split and sized as ``data`` says."""
-    return _split(read_builtin(), data, on_event)
+    return arrays.split("the built-in sample", CLASSES, read_builtin(), data, on_event)
 
 
 def load_full(data: DataConfig, on_event: OnEvent) -> tuple[Dataset, DataConfig]:
@@ -73,23 +59,22 @@ def load_full(data: DataConfig, on_event: OnEvent) -> tuple[Dataset, DataConfig]
     """
     for folder in (keras_home() / "datasets" / "fashion-mnist", DEBIAN_FOLDER):
         if all((folder / name).is_file() for name in IDX_FILES):
-            return _split(read_folder(folder), data, on_event)
-    return _split(_download(on_event), data, on_event)
+            return arrays.split("fashion_mnist", CLASSES, read_folder(folder), data, on_event)
+    return arrays.split("fashion_mnist", CLASSES, _download(on_event), data, on_event)
 
 
-def read_builtin() -> Files:
+def read_builtin() -> Arrays:
     """The sample in the package, undivided; raises EnvironmentFailure where the installation is damaged."""
     try:
         with (resources.files("edgecbam.datasets") / "builtin" / BUILTIN_FILE).open("rb") as file, np.load(file) as npz:
-            return Files(npz["train_images"], npz["train_labels"], npz["test_images"], npz["test_labels"])
+            return Arrays(npz["train_images"], npz["train_labels"], npz["test_images"], npz["test_labels"])
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise EnvironmentFailure(f"the built-in images are damaged ({error}): install edgecbam again") from None
 
 
-def read_folder(folder: Path) -> Files:
+def read_folder(folder: Path) -> Arrays:
     """The four original files of a folder; raises InputError where one is missing, damaged or does not fit."""
-    arrays = [idx.read(folder / name, axes) for name, axes in IDX_FILES.items()]
-    files = Files(*arrays)
+    files = Arrays(*(idx.read(folder / name, axes) for name, axes in IDX_FILES.items()))
     for images, labels in ((files.train_images, files.train_labels), (files.test_images, files.test_labels)):
         if images.shape != (len(labels), SIDE, SIDE) or len(np.unique(labels)) != len(CLASSES) or labels.max() > 9:
             raise InputError(f"the files in {folder} are not those of Fashion-MNIST: replace them by the original four")
@@ -101,7 +86,7 @@ def keras_home() -> Path:
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
 
 
-def _download(on_event: OnEvent) -> Files:
+def _download(on_event: OnEvent) -> Arrays:
     try:
         from tf_keras.datasets import fashion_mnist
     except ImportError:
@@ -116,36 +101,4 @@ def _download(on_event: OnEvent) -> Files:
             f"download failed ({' '.join(str(error).split())}): apt install {DEBIAN_PACKAGE}, copy its four files to "
             "one of these folders, or use --data builtin"
         ) from None
-    return Files(train_images, train_labels, test_images, test_labels)
-
-
-def _split(files: Files, data: DataConfig, on_event: OnEvent) -> tuple[Dataset, DataConfig]:
-    square = data.height or data.width or SIDE
-    data = replace(data, height=data.height or square, width=data.width or square, channels=data.channels or 1)
-    wanted = preprocessing.describe(data)
-    train, validation = sampling.split_train(files.train_labels, data)
-    test = sampling.subset(files.test_labels, data.test_images, data.seed, sampling.TEST_SUBSET, "data.test_images")
-    memory.check(len(train) + len(validation) + len(test), data)
-    dataset = Dataset(
-        CLASSES,
-        _fit(files.train_images[train], wanted),
-        files.train_labels[train].astype(np.int64),
-        _fit(files.train_images[validation], wanted),
-        files.train_labels[validation].astype(np.int64),
-        _fit(files.test_images[test], wanted),
-        files.test_labels[test].astype(np.int64),
-    )
-    total = len(train) + len(validation) + len(test)
-    on_event(Event(stage="data", step=total, total=total, unit="image"))
-    return dataset, data
-
-
-def _fit(images: np.ndarray, wanted: Mapping[str, Any]) -> np.ndarray:
-    """[n, 28, 28] as [n, height, width, channels]."""
-    shape = (wanted["height"], wanted["width"], wanted["channels"])
-    if shape == (SIDE, SIDE, 1):
-        return images[..., np.newaxis]
-    fitted = np.empty((len(images), *shape), np.uint8)
-    for position, image in enumerate(images):
-        fitted[position] = preprocessing.fit(Image.fromarray(image), wanted)
-    return fitted
+    return Arrays(train_images, train_labels, test_images, test_labels)

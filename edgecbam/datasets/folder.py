@@ -11,9 +11,11 @@ at least 16 and at most 224. If only one of height and width is open, it takes t
 
 import statistics
 import warnings
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from edgecbam import preprocessing
 from edgecbam.datasets import sampling
 from edgecbam.datasets.dataset import Dataset
 from edgecbam.datasets.decode import decode
+from edgecbam.datasets.lazy import take
 from edgecbam.datasets.scan import Part, Tree, scan
 from edgecbam.errors import InputError
 from edgecbam.events import Event, OnEvent
@@ -41,29 +44,24 @@ def load(root: Path, data: DataConfig, on_event: OnEvent) -> tuple[Dataset, Data
     if tree.ignored:
         on_event(Event(stage="data", message=_note(root, tree.ignored)))
     train, validation, test = (_shuffled(part, data.seed) for part in _split(root, tree, data))
-    data = _with_shape(data, train.paths)
+    data = with_shape(data, train.paths)
     paths = train.paths + validation.paths + test.paths
-    images, bad = decode(paths, data, on_event)
+    images, bad = decode(paths, root, data, on_event)
     if bad and not data.skip_bad:
-        raise InputError(_complaint(root, bad, len(paths)))
+        raise InputError(complaint(root, bad, len(paths)))
     if bad:
         on_event(Event(stage="data", message=f"left out {len(bad)} unreadable of {len(paths)} images"))
     labels = np.concatenate([train.labels, validation.labels, test.labels])
-    good = np.array([position not in bad for position in range(len(paths))])
-    bounds = np.cumsum([0, len(train), len(validation), len(test)])
-    parts = []
-    for start, stop in pairwise(bounds):
-        keep = good[start:stop]
-        # basic slices are views: without bad files the decoded pixels are not copied
-        parts.append((images[start:stop] if keep.all() else images[start:stop][keep], labels[start:stop][keep]))
-    (train_images, train_labels), (validation_images, validation_labels), (test_images, test_labels) = parts
-    for name, left in (("train", train_labels), ("test", test_labels)):
-        for label in set(range(len(tree.classes))) - set(left.tolist()):
+    kept = readable(bad, (len(train), len(validation), len(test)))
+    for name, rows in (("train", kept[0]), ("test", kept[2])):
+        for label in set(range(len(tree.classes))) - set(labels[rows].tolist()):
             raise InputError(
                 f"class {printable(tree.classes[label])} of {printable(root)} has no readable image left to {name} on: "
                 "add intact images"
             )
-    names = tuple(sorted(printable(paths[position].relative_to(root)) for position in bad))
+    (train_images, train_labels), (validation_images, validation_labels), (test_images, test_labels) = (
+        (take(images, rows), labels[rows]) for rows in kept
+    )
     dataset = Dataset(
         tree.classes,
         train_images,
@@ -72,9 +70,34 @@ def load(root: Path, data: DataConfig, on_event: OnEvent) -> tuple[Dataset, Data
         validation_labels,
         test_images,
         test_labels,
-        names,
+        tuple(sorted(names(root, paths, list(bad)))),
+        split_record(root, paths, kept, data.seed),
     )
     return dataset, data
+
+
+def readable(bad: Collection[int], counts: tuple[int, int, int]) -> list[slice | np.ndarray]:
+    """Which of the consecutive images of train, validation and test are readable: of each part, for ``take``.
+
+    A part without unreadable images is a slice, because a slice of decoded pixels is a view and no copy.
+    """
+    kept: list[slice | np.ndarray] = []
+    for start, stop in pairwise(np.cumsum([0, *counts]).tolist()):
+        rows = np.array([row for row in range(start, stop) if row not in bad], np.int64)
+        kept.append(slice(start, stop) if len(rows) == stop - start else rows)
+    return kept
+
+
+def split_record(root: Path, paths: tuple[Path, ...], kept: Sequence[slice | np.ndarray], seed: int) -> dict[str, Any]:
+    """The split for ``Dataset.split``: the files of each part, in the order of the images."""
+    everything = np.arange(len(paths))
+    parts = zip(("train", "validation", "test"), kept, strict=True)
+    return {"seed": seed} | {part: list(names(root, paths, everything[rows].tolist())) for part, rows in parts}
+
+
+def names(root: Path, paths: tuple[Path, ...], rows: Sequence[int]) -> tuple[str, ...]:
+    """The names of files relative to the folder, printable."""
+    return tuple(printable(paths[row].relative_to(root)) for row in rows)
 
 
 def _split(root: Path, tree: Tree, data: DataConfig) -> tuple[Part, Part, Part]:
@@ -113,15 +136,22 @@ def _shuffled(part: Part, seed: int) -> Part:
     return part.take(np.random.RandomState([seed, sampling.ORDER]).permutation(len(part)))
 
 
-def _with_shape(data: DataConfig, paths: tuple[Path, ...]) -> DataConfig:
+def with_shape(data: DataConfig, paths: tuple[Path, ...], encoded: Sequence[Path | bytes] | None = None) -> DataConfig:
+    """``data`` with what it leaves open of height, width and channels filled in from the files; see the module.
+
+    Args:
+        data: what is given.
+        paths: the files, or their names.
+        encoded: what is in them; None to read them.
+    """
     if data.height and data.width and data.channels:
         return data
     seen = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in decode
-        for path in paths[:SHAPE_SAMPLE]:
+        for path, source in zip(paths[:SHAPE_SAMPLE], (encoded or paths)[:SHAPE_SAMPLE], strict=True):
             try:
-                seen.append(preprocessing.peek(path))
+                seen.append(preprocessing.peek(source, path))
             except UnreadableImage:
                 continue  # decoding comes upon it again, and counts it
     sides, grey = zip(*seen, strict=True) if seen else ((), ())
@@ -140,7 +170,8 @@ def _note(root: Path, ignored: dict[str, int]) -> str:
     return f"passed over {sum(ignored.values())} files in {printable(root)} that are no images by their name: {kinds}"
 
 
-def _complaint(root: Path, bad: dict[int, UnreadableImage], total: int) -> str:
+def complaint(root: Path, bad: dict[int, UnreadableImage], total: int) -> str:
+    """The message about unreadable files of a folder."""
     errors = sorted(bad.values(), key=lambda error: str(error.path))
     named = "; ".join(f"{printable(error.path.relative_to(root))} {error.reason}" for error in errors[:_NAMED])
     more = f"; and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""

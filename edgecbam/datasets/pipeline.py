@@ -1,79 +1,190 @@
 """Batches to train on: shuffled, augmented, normalized; each a pure function of seed, epoch and its number.
 
-Augmentation flips each image left to right with probability 1/2 and shifts it by up to ``shift_pixels`` in each
-direction, both at random; what comes in at the edge are pixels of value 0. Every batch draws from its own generator,
-seeded by (seed, epoch, number of the batch), so a run resumed at epoch k sees what an uninterrupted one sees.
+Every batch draws from its own generator, seeded by (seed, epoch, number of the batch), so a run resumed in the midst
+of an epoch sees what an uninterrupted one sees, and of several workers each sees its part of the same batch.
 
-It is plain NumPy: at 28x28 that outruns a CPU's training many times over, and needs no second implementation to test.
+The pixels are worked on in NumPy, several batches at a time in threads, in a fixed order: no second implementation
+needs testing, and a CPU's training is slower by far (``python -m edgecbam.datasets.speed`` measures both).
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgecbam import preprocessing as pixels
-from edgecbam.errors import InputError
+from edgecbam.datasets import augment
+from edgecbam.datasets.dataset import Images
+from edgecbam.errors import EnvironmentFailure, InputError
+from edgecbam.recipe import TrainConfig
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 _READY_BATCHES = 2  # made ahead while the model trains
+_MAKERS = 4  # batches in the making at the same time, at most; each may take hundreds of MB
+
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def batches(
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     *,
-    batch_size: int,
-    seed: int,
+    classes: int | None,
+    config: TrainConfig,
     epoch: int,
-    flip: bool,
-    shift_pixels: int,
     preprocessing: Mapping[str, Any],
-    shuffle: bool,
+    start_batch: int = 0,
+    shard: tuple[int, int] = (0, 1),
 ) -> "tf.data.Dataset":
-    """One epoch of batches for Keras.
+    """One epoch of batches, or what is left of it.
+
+    The order is ``default_rng([seed, epoch]).permutation(n)``; a batch takes the next ``batch_size`` of it, the last
+    one what is left.
 
     Args:
-        images: [n, h, w, c] uint8.
-        labels: [n] int64.
-        batch_size: images in a batch; the last one has what is left.
-        seed: of the order and the augmentation.
-        epoch: number of the epoch; each has its own order and augmentation.
-        flip: flip half of the images left to right.
-        shift_pixels: the largest shift, in pixels.
+        images: [n, h, w, c] uint8, or what decodes them on demand.
+        labels: [n] int64 classes, or [n, k] float32 standardised targets.
+        classes: how many classes there are; None for a regression.
+        config: seed, batch_size (of all workers together), augmentation, label smoothing and class weights.
+        epoch: number of the epoch, from 0; each has its own order and augmentation.
         preprocessing: see edgecbam.preprocessing.
-        shuffle: whether to take the images in the order ``default_rng([seed, epoch]).permutation(n)``.
+        start_batch: number of the first batch, from 0: how many were trained on before.
+        shard: (index, count) of this worker. Worker i of k takes the i-th of k consecutive parts of every batch, whose
+            lengths differ by one image at most. A part without images, in a last batch of fewer images than workers,
+            is one image of weight 0.
 
     Returns:
-        A tf.data.Dataset of (images [b, h, w, c] float32, normalized; labels [b] int64), of known length.
+        A tf.data.Dataset of known length: (images [b, h, w, c] float32, normalized; targets [b, classes] or [b, k]
+        float32: one-hot, smoothed and mixed, or values; weights [b] float32). The loss of a batch is
+        ``sum(weights * losses) / sum(weights)``, both sums over all workers.
 
     Raises:
-        InputError: a shift could push a whole image out of view, or images and preprocessing do not fit.
+        InputError: a shift could push a whole image out of view, images and preprocessing do not fit, or the class
+            weights do not fit the classes.
     """
-    _check(images, shift_pixels, preprocessing)
-    order = epoch_order(len(images), seed, epoch) if shuffle else np.arange(len(images))
+    check(images, labels, classes, config, preprocessing)
+    order = epoch_order(len(images), config.seed, epoch)
+    of_class = None if classes is None else class_weights(labels, classes, config)
+    size = (images.shape[1], images.shape[2])
 
-    def one(number: int) -> tuple[np.ndarray, np.ndarray]:
-        chosen = order[number * batch_size : (number + 1) * batch_size]
-        augmented = augment(images[chosen], batch_random(seed, epoch, number), flip, shift_pixels)
-        return pixels.normalize(augmented, preprocessing), labels[chosen].astype(np.int64)
+    def one(number: int) -> Batch:
+        rows = order[number * config.batch_size : (number + 1) * config.batch_size]
+        draws = augment.draw(batch_random(config.seed, epoch, number), len(rows), size, config)
+        own, present = _part(len(rows), shard)
+        plain = draws.share == 1
+        needed, where = (own, own) if plain else np.unique(np.append(own, draws.partner[own]), return_inverse=True)
+        chosen = labels[rows[needed]]
+        changed = augment.apply(images[rows[needed]], draws, needed)
+        values = pixels.normalize(changed, preprocessing)
+        targets = _targets(chosen, classes, config.label_smoothing)
+        weights = np.ones(len(needed), np.float32) if of_class is None else of_class[chosen]
+        if not plain:
+            first, second = where[: len(own)], where[len(own) :]
+            values, targets, weights = (
+                augment.mix(array[first], array[second], draws.share) for array in (values, targets, weights)
+            )
+        return values, targets, weights * np.float32(present)
 
-    return _as_tensors(one, -(-len(images) // batch_size), images.shape[1:]).prefetch(_READY_BATCHES)
+    width = labels.shape[1] if classes is None else classes
+    return _as_tensors(one, start_batch, batch_count(len(images), config), images.shape[1:], width)
+
+
+@contextlib.contextmanager
+def own_errors() -> Iterator[None]:
+    """Around a loop over batches: an image that became unreadable is told as itself, not as TensorFlow wraps it.
+
+    Raises:
+        InputError, EnvironmentFailure: what the making of a batch raised.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        found = re.search(r"\b(UnreadableImage|InputError|EnvironmentFailure): (.+)", error.message)
+        if found is None:
+            raise
+        kind = EnvironmentFailure if found[1] == "EnvironmentFailure" else InputError
+        raise kind(found[2].strip()) from None
+
+
+def batch_count(images: int, config: TrainConfig) -> int:
+    """How many batches an epoch of ``images`` images has."""
+    return -(-images // config.batch_size)
+
+
+def _part(count: int, shard: tuple[int, int]) -> tuple[np.ndarray, bool]:
+    """Which positions of a batch are this worker's, and whether there are any; without, position 0 stands in."""
+    index, workers = shard
+    own = np.arange(count * index // workers, count * (index + 1) // workers)
+    return (own, True) if len(own) else (np.zeros(1, np.int64), False)
+
+
+def _targets(labels: np.ndarray, classes: int | None, smoothing: float) -> np.ndarray:
+    """One-hot and smoothed, ``(1 - smoothing) * one_hot + smoothing / classes``; or the values as they are."""
+    if classes is None:
+        return labels.astype(np.float32)
+    targets = np.full((len(labels), classes), smoothing / classes, np.float32)
+    targets[np.arange(len(labels)), labels] += np.float32(1 - smoothing)
+    return targets
+
+
+def class_weights(labels: np.ndarray, classes: int, config: TrainConfig) -> np.ndarray | None:
+    """The weight of each class: the recipe's, or ``n / (classes * images of the class)``, or None for equal ones.
+
+    An image mixed of two has the mixture of their weights.
+
+    Args:
+        labels: [n] int64, of the training images.
+        classes: how many classes there are.
+        config: its ``class_weights`` and ``balance_classes``.
+
+    Returns:
+        [classes] float32, or None.
+
+    Raises:
+        InputError: a wrong number of weights, none above 0, or both settings at once.
+    """
+    if config.class_weights and config.balance_classes:
+        raise InputError("train.class_weights and train.balance_classes exclude each other: give one of them")
+    if config.class_weights:
+        if len(config.class_weights) != classes:
+            raise InputError(
+                f"train.class_weights has {len(config.class_weights)} weights for {classes} classes: "
+                "give one for each class, in the order of the labels"
+            )
+        weights = np.array(config.class_weights, np.float32)
+        if not weights[labels].any():
+            raise InputError("train.class_weights gives every training image the weight 0: give one above 0")
+        return weights
+    if config.balance_classes:
+        counts = np.bincount(labels, minlength=classes)
+        return (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
+    return None
 
 
 def _as_tensors(
-    one: Callable[[int], tuple[np.ndarray, np.ndarray]], count: int, shape: tuple[int, ...]
+    one: Callable[[int], Batch], start: int, stop: int, shape: tuple[int, ...], width: int
 ) -> "tf.data.Dataset":
     """A tf.data.Dataset that calls ``one(number)`` for each batch."""
     import tensorflow as tf
 
-    def call(number: Any) -> tuple[Any, Any]:
-        images, labels = tf.numpy_function(one, [number], (tf.float32, tf.int64))
-        return tf.ensure_shape(images, (None, *shape)), tf.ensure_shape(labels, (None,))
+    def call(number: Any) -> tuple[Any, Any, Any]:
+        images, targets, weights = tf.numpy_function(one, [number], (tf.float32, tf.float32, tf.float32))
+        return (
+            tf.ensure_shape(images, (None, *shape)),
+            tf.ensure_shape(targets, (None, width)),
+            tf.ensure_shape(weights, (None,)),
+        )
 
-    return tf.data.Dataset.range(count).map(call)
+    makers = min(_MAKERS, os.cpu_count() or 1)
+    stream = tf.data.Dataset.range(start, stop).map(call, num_parallel_calls=makers, deterministic=True)
+    return stream.prefetch(_READY_BATCHES)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -86,36 +197,21 @@ def batch_random(seed: int, epoch: int, number: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, number + 1])  # to NumPy [seed, epoch, 0] is the seed [seed, epoch]
 
 
-def augment(images: np.ndarray, random: np.random.Generator, flip: bool, shift_pixels: int) -> np.ndarray:
-    """Flip and shift each image at random; see the module.
-
-    Args:
-        images: [b, h, w, c] uint8; not altered.
-
-    Returns:
-        [b, h, w, c] uint8.
-    """
-    flipped = random.random(len(images)) < 0.5
-    corners = random.integers(0, 2 * shift_pixels, (len(images), 2), endpoint=True)
-    if flip:
-        images = np.where(flipped[:, np.newaxis, np.newaxis, np.newaxis], images[:, :, ::-1], images)
-    if shift_pixels == 0:
-        return images
-    height, width = images.shape[1:3]
-    edge = (shift_pixels, shift_pixels)
-    padded = np.pad(images, ((0, 0), edge, edge, (0, 0)))
-    shifted = np.empty_like(images)
-    # a loop of block copies; gathering all pixels of the batch by index at once takes 1.5 to 3 times as long
-    for position, (top, left) in enumerate(corners.tolist()):
-        shifted[position] = padded[position, top : top + height, left : left + width]
-    return shifted
-
-
-def _check(images: np.ndarray, shift_pixels: int, preprocessing: Mapping[str, Any]) -> None:
+def check(
+    images: Images, labels: np.ndarray, classes: int | None, config: TrainConfig, preprocessing: Mapping[str, Any]
+) -> None:
+    """Refuse settings that do not fit the images; raises InputError as batches does."""
     pixels.normalize(images[:0], preprocessing)
     smaller = min(images.shape[1:3])
-    if shift_pixels >= smaller:
+    if config.shift_pixels >= smaller:
         raise InputError(
-            f"train.shift_pixels = {shift_pixels} would push whole images of {images.shape[1]}x{images.shape[2]} "
-            f"out of view: give less than {smaller}"
+            f"train.shift_pixels = {config.shift_pixels} would push whole images of {images.shape[1]}x"
+            f"{images.shape[2]} out of view: give less than {smaller}"
+        )
+    if classes is not None:
+        class_weights(labels, classes, config)
+    elif config.class_weights or config.balance_classes or config.label_smoothing:
+        raise InputError(
+            "train.class_weights, train.balance_classes and train.label_smoothing are for classes, but data.targets "
+            "asks for a regression: leave them out"
         )

@@ -11,6 +11,13 @@ from PIL import Image
 from edgecbam.datasets import fashion
 
 
+@pytest.fixture(autouse=True)
+def image_cache(tmp_path, monkeypatch):
+    """The folder of decoded images, which must not be the user's."""
+    monkeypatch.setenv("EDGECBAM_CACHE", str(tmp_path / "image-cache"))
+    return tmp_path / "image-cache"
+
+
 class Events(list):
     """Listens, and keeps what it heard."""
 

@@ -108,11 +108,11 @@ def test_bad_requests_are_refused_before_any_work(monkeypatch):
 
     monkeypatch.setattr(memory.psutil, "virtual_memory", Memory)
     with pytest.raises(
-        InputError, match=r"8000 images of 28x28x1 need 0\.01 GiB, more than half of .* smaller data\.h"
+        InputError, match=r"8000 images of 28x28x1 need 0\.01 GiB, more than half of .* data\.cache=disk .* data\.h"
     ):
-        load(DataConfig())
+        load(DataConfig(cache="memory"))
     Memory.available += 2
-    assert len(load(DataConfig())[0].test_images) == 2000
+    assert len(load(DataConfig(cache="memory"))[0].test_images) == 2000
 
 
 def test_a_damaged_installation_says_so(tmp_path, monkeypatch):

@@ -174,15 +174,17 @@ def test_mixed_sizes_and_modes_become_one_array_as_load_image_gives_it(make_fold
 
 
 def test_a_source_that_is_no_folder_is_refused(tmp_path):
-    refuse(tmp_path / "missing", r"the folder .*missing does not exist: use builtin, fashion_mnist, or a folder")
+    refuse(
+        tmp_path / "missing",
+        r"the folder .*missing does not exist: use builtin, fashion_mnist, .*tfds:NAME, or a folder",
+    )
     refuse("~nobody_of_that_name/x", "cannot be looked up")
     refuse("x" * 5000, "cannot be looked up")
     refuse("", "names no data")
     refuse("a\0b", "names no data")
     refuse("fashion_mnits", "is neither a known name nor an existing folder: did you mean fashion_mnist?")
-    refuse("penguins", "is neither a known name nor an existing folder: use builtin, fashion_mnist, or a folder")
-    for name in ("cifar10", "cifar100", "tfds:beans"):
-        refuse(name, f"'{name}' is not supported yet: use builtin, fashion_mnist, or a folder")
+    refuse("penguins", "is neither a known name nor an existing folder: use builtin, .* or a folder")
+    refuse("cifar1000", "neither a known name nor an existing folder: did you mean cifar100?")
     (tmp_path / "one.png").write_bytes(b"x")
     refuse(tmp_path / "one.png", r"one\.png is no folder")
 
@@ -285,9 +287,10 @@ def test_a_data_set_larger_than_half_the_memory_is_refused_before_decoding(make_
     monkeypatch.setattr(decode.preprocessing, "load_image", lambda *_: pytest.fail("an image was decoded"))
     refuse(
         root,
-        r"8 images of 1000x1000x3 need 0\.02 GiB, more than half of the 0\.04 GiB .* smaller data\.height and "
-        r"data\.width, or fewer data\.train_images",
+        r"8 images of 1000x1000x3 need 0\.02 GiB, more than half of the 0\.04 GiB .* data\.cache=disk or none, a "
+        r"smaller data\.height and data\.width, or fewer data\.train_images",
         height=1000,
+        cache="memory",
     )
 
 
