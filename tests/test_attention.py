@@ -95,3 +95,70 @@ def test_the_spatial_gate_starts_at_one_half_everywhere() -> None:
     gate = keras.Model(inputs, attention.spatial_gate(inputs, kernel=7, name="g"))
     x = np.random.default_rng(0).normal(size=(2, 5, 6, 3)).astype(np.float32)
     np.testing.assert_array_equal(gate(x).numpy(), np.full((2, 5, 6, 1), 0.5, np.float32))
+
+
+def article_model(height: int, width: int, channels: int, kernel: int, init: attention.Init) -> keras.Model:
+    inputs = keras.Input((height, width, channels))
+    outputs = attention.article_attention(inputs, ratio=2, kernel=kernel, name="a", init=init)
+    return keras.Model(inputs, outputs)
+
+
+def reference_article(x: np.ndarray, model: keras.Model, kernel: int) -> np.ndarray:
+    def weights(layer: str) -> tuple[np.ndarray, np.ndarray]:
+        matrix, bias = model.get_layer(layer).get_weights()
+        return matrix[0, 0], bias
+
+    (hidden, hidden_bias), (output, output_bias) = weights("a_channel_mlp_hidden"), weights("a_channel_mlp_output")
+    (of_maximum, joint_bias), of_average = weights("a_spatial_max_conv"), model.get_layer("a_spatial_avg_conv").kernel
+    joint = np.concatenate([of_maximum, of_average[0, 0]])  # the article's 1x1 convolution reads both pools together
+    channel = sigmoid(np.maximum(x.mean((1, 2)) @ hidden + hidden_bias, 0) @ output + output_bias)
+    _, height, width, _ = x.shape
+    reach, spatial = kernel // 2, np.zeros((*x.shape[:3], 1))
+    for row in range(height):
+        for column in range(width):
+            rows, columns = (
+                slice(max(0, row - reach), row + reach + 1),
+                slice(max(0, column - reach), column + reach + 1),
+            )
+            window = x[:, rows, columns]
+            pooled = np.concatenate([window.max((1, 2)), window.mean((1, 2))], -1)
+            spatial[:, row, column] = sigmoid(pooled @ joint + joint_bias)
+    return np.asarray(x * channel[:, None, None, :] * spatial)
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    channels=st.integers(2, 6),
+    kernel=st.sampled_from([1, 3, 7]),
+)
+def test_the_articles_attention_is_its_formula(height: int, width: int, channels: int, kernel: int) -> None:
+    model = article_model(height, width, channels, kernel, "paper")
+    rng = np.random.default_rng(height * 10 + width)
+    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    x = rng.normal(size=(2, height, width, channels)).astype(np.float32)
+    np.testing.assert_allclose(model(x).numpy(), reference_article(x, model, kernel), rtol=2e-4, atol=2e-5)
+
+
+def gate_values(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
+    gates = {layer.name: layer.output for layer in model.layers if layer.name.endswith("gate")}
+    return {name: np.asarray(value) for name, value in keras.Model(model.input, gates)(x).items()}
+
+
+@pytest.mark.parametrize(("init", "start"), [("paper", 0.5), ("open", 1 / (1 + np.exp(-2.0)))])
+def test_all_gates_start_where_init_says(init: attention.Init, start: float) -> None:
+    """Exactly so where the block's output is 0, whatever the kernels; CBAM's spatial gate for any output."""
+    inputs = keras.Input((5, 6, 8))
+    cbam = keras.Model(inputs, attention.cbam(inputs, ratio=2, kernel=7, name="a", init=init))
+    for model in (cbam, article_model(5, 6, 8, 7, init)):
+        for values in gate_values(model, np.zeros((1, 5, 6, 8), np.float32)).values():
+            np.testing.assert_allclose(values, start, rtol=1e-6)
+    x = np.random.default_rng(0).normal(size=(2, 5, 6, 8)).astype(np.float32)
+    np.testing.assert_allclose(gate_values(cbam, x)["a_spatial_gate"], start, rtol=1e-6)
+
+
+def test_both_gates_of_the_article_see_the_blocks_input() -> None:
+    model = article_model(4, 4, 4, 3, "paper")
+    for name in ("a_channel_avg_pool", "a_spatial_max_pool", "a_spatial_avg_conv"):
+        assert isinstance(model.get_layer(name).input.node.layer, keras.layers.InputLayer)

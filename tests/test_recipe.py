@@ -104,7 +104,7 @@ def test_a_partial_file_takes_the_defaults_for_the_rest(tmp_path: Path) -> None:
         ("[data]\nmean = 128", "data.mean must be a list, got 128"),
         ("[data]\nstd = [0]", "data.std must lie between"),
         ("[data]\nsource = 5", "data.source must be of type str, got 5"),
-        ("[model]\nwidths = [16, 32]", "give one number of blocks for each width"),
+        ("[model]\nwidths = [16, 32]\nblocks = [1]", "give one number of blocks for each width"),
         ("[model]\nspatial_kernel = 4", "model.spatial_kernel must be odd, got 4"),
         ("[benchmark]\nruntimes = []", "benchmark.runtimes is empty"),
         ("[export]\nonnx_opset = 19", "export.onnx_opset must lie between 13 and 18"),

@@ -25,7 +25,12 @@ class Cost:
 
 
 def _macs(layer: Any, output_shape: Any) -> int:
-    """A kernel is [kh, kw, in, out] or [in, out]: each output element is a sum over all but the last axis."""
-    if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
-        return 0
-    return int(math.prod(layer.kernel.shape[:-1]) * math.prod(output_shape[1:]))
+    """A kernel is [kh, kw, in, out], or [in, out]: each output element is a sum over all but the last axis.
+
+    A depthwise kernel is [kh, kw, in, multiplier]: each output element is a sum over the first two axes.
+    """
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return int(math.prod(layer.depthwise_kernel.shape[:2]) * math.prod(output_shape[1:]))
+    if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+        return int(math.prod(layer.kernel.shape[:-1]) * math.prod(output_shape[1:]))
+    return 0

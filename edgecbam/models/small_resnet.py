@@ -10,37 +10,38 @@ from typing import Any
 
 import tf_keras as keras
 
-from edgecbam.errors import InputError
 from edgecbam.recipe import ModelConfig
 
-from .parts import attend, conv_bn
+from .parts import Family, attend, conv_bn, stages
 
-WIDTHS = (16, 32, 64)
+WIDTHS, BLOCKS = (16, 32, 64), (1, 1, 1)
 
 
 def small_resnet(inputs: Any, config: ModelConfig) -> Any:
-    widths = config.widths or WIDTHS
-    blocks_of = config.blocks or (1,) * len(widths)
-    if len(widths) != len(blocks_of):
-        raise InputError(
-            f"model.blocks has {len(blocks_of)} stages but model.widths {len(widths)}: give one number for each stage"
-        )
-    x = conv_bn(inputs, widths[0], 3, 1, "stem")
+    return residual_stages(inputs, stages(config, WIDTHS, BLOCKS), config)
+
+
+def residual_stages(inputs: Any, sizes: list[tuple[int, int]], config: ModelConfig) -> Any:
+    """The stem and the stages, each given as (channels, blocks)."""
+    x = conv_bn(inputs, sizes[0][0], 3, 1, "stem")
     x = keras.layers.ReLU(name="stem_relu")(x)
-    for stage, (width, blocks) in enumerate(zip(widths, blocks_of, strict=True), start=1):
+    for stage, (width, blocks) in enumerate(sizes, start=1):
         for block in range(1, blocks + 1):
             stride = 2 if stage > 1 and block == 1 else 1
-            x = _basic_block(x, width, stride, config, f"stage{stage}_block{block}")
+            x = _basic_block(x, width, stride, config, f"stage{stage}_block{block}", last=block == blocks)
     return x
 
 
-def _basic_block(inputs: Any, width: int, stride: int, config: ModelConfig, name: str) -> Any:
+def _basic_block(inputs: Any, width: int, stride: int, config: ModelConfig, name: str, *, last: bool) -> Any:
     x = conv_bn(inputs, width, 3, stride, f"{name}_1")
     x = keras.layers.ReLU(name=f"{name}_1_relu")(x)
     x = conv_bn(x, width, 3, 1, f"{name}_2")
-    x = attend(x, config, f"{name}_attention")
+    x = attend(x, config, f"{name}_attention", last=last)
     shortcut = inputs
     if stride != 1 or inputs.shape[-1] != width:
         shortcut = conv_bn(inputs, width, 1, stride, f"{name}_shortcut")
     x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
     return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+
+FAMILY = Family(small_resnet, smallest=lambda config: 2 ** (len(config.widths or WIDTHS) - 1), sizes="widths")
