@@ -7,6 +7,7 @@
 #   make lock      renew constraints.txt
 #   make bench-lowering  what CBAM costs, plain and lowered; writes benchmarks/results/lowering.json
 #   make bench-onnx  what the ONNX files are worth beside others; writes benchmarks/results/onnx.json
+#   make bench-ablation  what attention, averaging, decay and int8 are worth; writes benchmarks/results/ablation.json
 #   make bench-trust  how far the benchmark can be trusted: the next three and docs/trust.md
 #   make bench-coverage  simulated coverage of the intervals; writes benchmarks/results/coverage.json
 #   make bench-tools  p50 beside public tools; writes benchmarks/results/against_tools.json
@@ -26,6 +27,7 @@ TYPES := build/types
 IMAGES := /usr/share/datasets/fashion-mnist
 DEMO := runs/demo/export
 STUDY := build/onnx
+ABLATION := runs/ablation
 TRUST_MODELS := $(foreach format,tflite onnx,$(DEMO)/model_fp32.$(format) $(DEMO)/model_int8.$(format)) \
   $(addprefix $(STUDY)/resnet_16_32_64_at_96x96_cbam_,int8_tflite.tflite fp32.onnx int8.onnx)
 WEB := build/web
@@ -34,7 +36,7 @@ WEBGPU_ENV := build/webgpu-env
 WEBGPU_PINS := tests/runtimes/gpu_constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu lint types format lock bench-lowering bench-onnx bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
+.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu lint types format lock bench-lowering bench-onnx bench-ablation bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -194,6 +196,13 @@ bench-lowering: $(READY)
 bench-onnx: $(READY)
 	TF_CPP_MIN_LOG_LEVEL=3 "$(BIN)/python" -m edgecbam.export.onnx_study build/onnx
 	"$(BIN)/python" -m edgecbam.benchmarks.onnx_files build/onnx benchmarks/results/onnx.json $(ARGS)
+
+# Hours of training; can be interrupted and called again. The latencies want a quiet machine at the end.
+bench-ablation: $(READY) test-data
+	"$(BIN)/edgecbam" ablate $(if $(wildcard $(ABLATION)/plan.json),--resume,fashion_ablation) --out $(ABLATION) \
+	  --attention none,channel,spatial,cbam,cbam:open,cbam:open+stage $(ARGS)
+	cp $(ABLATION)/ablation.json $(ABLATION)/ablation.svg benchmarks/results/
+	"$(BIN)/python" -m edgecbam.benchmarks.ablation_table benchmarks/results docs/ablation.md
 
 bench-trust: bench-coverage bench-tools bench-sessions
 	"$(BIN)/python" -m edgecbam.benchmarks.trust_table benchmarks/results docs/trust.md

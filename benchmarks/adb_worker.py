@@ -222,7 +222,7 @@ class AdbWorker:
         return ""
 
     def _check_run_file(self, images: int) -> parity.Check:
-        """As parity.check_run_file, of MOST_IMAGES at most; accuracy and agreement only where that is all of them."""
+        """As parity.check_run_file, of MOST_IMAGES at most; how right it is only where that is all of them."""
         folder, file = Path(self._task["export"]), self._path.name
         tensors = self._tensors()
         arrays, samples = parity.run_inputs(folder, file, cast(Session, tensors), min(images, MOST_IMAGES))
@@ -231,10 +231,8 @@ class AdbWorker:
         outputs, reason = self._outputs([[array] for array in arrays], [[like]] * len(arrays))
         if reason:
             return _unchecked(reason)
-        logits = np.concatenate([to_real(one[0], tensor).reshape(1, -1) for one in outputs])
-        expectation = parity.EXPECTATIONS[file]
-        reference = getattr(samples, expectation.reference)[: len(arrays)]
-        check = parity.compare(logits, reference, samples.labels[: len(arrays)], expectation, tie=tensor.scale or 0.0)
+        real = np.concatenate([to_real(one[0], tensor).reshape(1, -1) for one in outputs])
+        check = parity.compare_run_file(folder, file, samples, real, tensor)
         if len(arrays) == min(images, len(samples.images)):
             return check
         return parity.Check(check.passed, check.reason, check.parity)

@@ -1,6 +1,7 @@
-"""How fast, and at which price: the forest plot of speed-ups, and accuracy against latency."""
+"""How fast, and at which price: the forest plot of speed-ups; accuracy, or the RMSE of a target, against latency."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from . import wording
@@ -27,6 +28,52 @@ AXIS = 20.0  # height of the line of tick labels
 VERDICTS: dict[str, Colour] = {"faster": "good", "slower": "bad", "inconclusive": "soft"}
 PLOT = 210.0  # height of accuracy against latency
 NEAR = 12.0  # how far the number of a point may stand from others
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A figure of how right a row is.
+
+    Attributes:
+        title: what the chart is called, before ``against latency``.
+        axis: what stands at the axis.
+        of: the figure of a row of results; None where it is not known.
+        sign: 1 where more is better, -1 where less is.
+        said: the figure in words.
+        tick: the figure at the axis.
+        least: the smallest span that the axis shows.
+    """
+
+    title: str
+    axis: str
+    of: Callable[[Row], float | None]
+    sign: int
+    said: Callable[[float], str]
+    tick: Callable[[float], str]
+    least: float
+
+
+ACCURACY = Quality(
+    "Accuracy",
+    "Top-1 (higher is better)",
+    lambda row: row["accuracy"],
+    1,
+    wording.percent,
+    lambda value: f"{100 * value:.4g} %",
+    0.002,
+)
+
+
+def _rmse(target: str, rows: Sequence[Row]) -> Quality:
+    """The RMSE of a target of a regression."""
+
+    def of(row: Row) -> float | None:
+        value: float | None = (row["rmse"] or {}).get(target)
+        return value
+
+    largest = max((value for row in rows if (value := of(row)) is not None), default=0.0)
+    title = f"RMSE of {wording.plain(target)}"
+    return Quality(title, "RMSE (lower is better)", of, -1, wording.error, wording.error, 0.02 * largest or 1.0)
 
 
 def speed_up(report: Mapping[str, Any]) -> Chart | None:
@@ -75,52 +122,62 @@ def _interval(board: Board, y: float, scale: Scale, row: Row) -> None:
     board.dot((scale(1 / ratio["value"]), y), 4, colour, filled=differs)
 
 
-def accuracy(report: Mapping[str, Any]) -> list[Chart]:
-    """Top-1 against p50 for each device on which at least two rows have both; what no row beats is the front."""
+def quality(report: Mapping[str, Any]) -> list[Chart]:
+    """How right rows are against p50, for each device on which at least two rows have both; nothing beats the front.
+
+    How right is top-1, in regression the RMSE of each target on a chart of its own.
+    """
     rows = [row for row in report["results"] if row["status"] == "ok" and row["latency_ms"]]
-    rows = [row for row in rows if row["accuracy"] is not None]
-    devices = dict.fromkeys(row["device"] for row in rows)
-    charts = []
-    for number, device in enumerate(devices):
-        here = [row for row in rows if row["device"] == device]
-        title = "Accuracy against latency" + (f" on {device}" if len(devices) > 1 else "")
-        if len(here) > 1:
-            charts.append(_accuracy(here, title, f"accuracy-{number + 1}"))
+    charts: list[Chart] = []
+    for measure in (ACCURACY, *(_rmse(target, rows) for target in wording.targets(rows))):
+        known = [row for row in rows if measure.of(row) is not None]
+        devices = dict.fromkeys(row["device"] for row in known)
+        for device in devices:
+            here = [row for row in known if row["device"] == device]
+            title = f"{measure.title} against latency" + (f" on {device}" if len(devices) > 1 else "")
+            if len(here) > 1:
+                charts.append(_against_latency(here, measure, title, f"accuracy-{len(charts) + 1}"))
     return charts
 
 
-def front(rows: Sequence[Row]) -> list[Row]:
+def front(rows: Sequence[Row], measure: Quality = ACCURACY) -> list[Row]:
     """The rows than which no other is both at least as fast and at least as right, and better in one; fastest first."""
 
+    def figures(row: Row) -> tuple[float, float]:
+        return row["latency_ms"]["p50"], -measure.sign * _known(measure, row)
+
     def beaten(row: Row) -> bool:
-        ours = (row["latency_ms"]["p50"], -row["accuracy"])
-        return any(
-            theirs != ours and theirs[0] <= ours[0] and theirs[1] <= ours[1]
-            for theirs in ((other["latency_ms"]["p50"], -other["accuracy"]) for other in rows)
-        )
+        ours = figures(row)
+        return any(theirs != ours and theirs[0] <= ours[0] and theirs[1] <= ours[1] for theirs in map(figures, rows))
 
     return sorted((row for row in rows if not beaten(row)), key=lambda row: float(row["latency_ms"]["p50"]))
 
 
-def _accuracy(rows: Sequence[Row], title: str, name: str) -> Chart:
+def _known(measure: Quality, row: Row) -> float:
+    value = measure.of(row)
+    assert value is not None
+    return value
+
+
+def _against_latency(rows: Sequence[Row], measure: Quality, title: str, name: str) -> Chart:
     places = groups(rows, rows)
     rows = [row for members in places.values() for row in members]  # numbered as they are listed
-    best = front(rows)
+    best = front(rows, measure)
     x = logarithmic([value for row in rows for value in _span(row)], 52, RIGHT - 10)
-    right = [row["accuracy"] for row in rows]
-    spread = max(max(right) - min(right), 0.002)
+    right = [_known(measure, row) for row in rows]
+    spread = max(max(right) - min(right), measure.least)
     y = Scale(min(right) - 0.15 * spread, max(right) + 0.15 * spread, PLOT, 22)
     board = Board()
-    board.text((0, 11), "Top-1 (higher is better)", size=SMALL, colour="soft")
+    board.text((0, 11), measure.axis, size=SMALL, colour="soft")
     board.text((WIDTH, 11), "p50 (left is faster)", size=SMALL, colour="soft", anchor="right")
     for tick in linear_ticks(y.low, y.high, 5):
         board.line([(46, y(tick)), (WIDTH, y(tick))], "line")
-        board.text((42, y(tick) + 4), f"{100 * tick:.4g} %", size=SMALL, colour="soft", anchor="right")
+        board.text((42, y(tick) + 4), measure.tick(tick), size=SMALL, colour="soft", anchor="right")
     for tick in ticks(x, 5):
         board.line([(x(tick), 22), (x(tick), PLOT + 3)], "line")
         below(board, x(tick), PLOT + 16, f"{tick:g} ms")
-    points = [(x(row["latency_ms"]["p50"]), y(row["accuracy"])) for row in rows]
-    _front(board, [(x(row["latency_ms"]["p50"]), y(row["accuracy"])) for row in best])
+    points = [(x(row["latency_ms"]["p50"]), y(_known(measure, row))) for row in rows]
+    _front(board, [(x(row["latency_ms"]["p50"]), y(_known(measure, row))) for row in best])
     for row, (left, height) in zip(rows, points, strict=True):
         low, high = _span(row)
         colour: Colour = "accent" if row in best else "soft"
@@ -135,13 +192,13 @@ def _accuracy(rows: Sequence[Row], title: str, name: str) -> Chart:
             top = heading(board, top, where)
         for row in members:
             mark = "on the front, " if row in best else ""
-            said = f"{wording.percent(row['accuracy'])} at {wording.milliseconds(row['latency_ms']['p50'])} ms"
+            said = f"{measure.said(_known(measure, row))} at {wording.milliseconds(row['latency_ms']['p50'])} ms"
             label(board, top + 13, f"{numbers[id(row)]}  {row['model']}", ("★ " if mark else "") + said)
             sentences.append(f"{row['model']} on {where}: {mark}{said}.")
             top += 18
     caption = (
         "Filled and ★: on the front, which is to say that no other row here is as fast and as right. Lines through the "
-        "points: 95 % interval of p50. Rows without a known accuracy are left out."
+        "points: 95 % interval of p50. Rows of which it is not known how right they are are left out."
     )
     return Chart(title, board.svg(name, top + 4, title, told(sentences)), caption)
 
@@ -152,7 +209,7 @@ def _span(row: Row) -> tuple[float, float]:
 
 
 def _front(board: Board, points: Sequence[tuple[float, float]]) -> None:
-    """Steps: between two points of the front, no better accuracy than the faster one's can be had."""
+    """Steps: between two points of the front, nothing righter than the faster one can be had."""
     steps: list[tuple[float, float]] = []
     for left, height in points:
         if steps:

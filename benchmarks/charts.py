@@ -1,4 +1,4 @@
-"""The charts of a report: speed-ups, accuracy against latency, distributions, time series, and profiles.
+"""The charts of a report: speed-ups, accuracy or RMSE against latency, distributions, time series, and profiles.
 
 Only rows whose time is a speed appear in them: no ``functional_only`` row, and none that failed.
 """
@@ -22,7 +22,7 @@ def of_latency(report: Mapping[str, Any], samples: Mapping[str, np.ndarray] | No
     rows = chart_samples.sampled(report, samples or {})
     drawn = [
         chart_speed.speed_up(report),
-        *chart_speed.accuracy(report),
+        *chart_speed.quality(report),
         chart_samples.distribution(rows),
         chart_samples.time_series(rows),
     ]

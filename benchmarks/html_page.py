@@ -66,11 +66,16 @@ MARKS = {
     "inconclusive": "weak",
 }
 
-STYLE = """
+COLOURS = """
 :root { color-scheme: light dark; --text: #1c1e21; --soft: #5c6370; --line: #d8dce2; --page: #fff; --band: #f4f6f8;
   --good: #0a7a3d; --bad: #b3261e; --accent: #1f6feb; --attention: #8b3fc4; --outside: #b35900; }
 @media (prefers-color-scheme: dark) { :root { --text: #e6e8eb; --soft: #a2a9b4; --line: #3a4048; --page: #16181b;
   --band: #1f2327; --good: #5fd08f; --bad: #ff8a80; --accent: #6ea8fe; --attention: #c792ea; --outside: #f0a35e; } }
+"""
+
+STYLE = (
+    COLOURS
+    + """\
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); margin: 0 auto;
   max-width: 78rem; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; } h3 { font-size: 1rem; margin: 0 0 .5rem; }
@@ -108,6 +113,7 @@ details summary { cursor: pointer; } details summary h2 { display: inline-block;
 }
 @media print { details { display: block; } figure, tbody { break-inside: avoid; } }
 """
+)
 
 
 def page(title: str, remarks: Sequence[str], sections: Sequence[Section]) -> str:

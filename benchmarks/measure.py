@@ -29,7 +29,7 @@ from .devices import Device, LocalDevice, Settings, Unreachable, connect
 from .protocol import Protocol, find_protocol
 from .sessions import STAGE, Outcome, Start, ask_profile, run_sessions
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 REPORT_FILE = "report.json"
 RAW_FILE = "samples.npz"
 RAW_KEY = "raw_ns"
@@ -128,7 +128,7 @@ def raw_samples(report: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def read_report(folder: Path) -> dict[str, Any]:
     """What ``write_report`` wrote, raw samples included; raises InputError where it is damaged or missing."""
-    report = artifacts.read_json(folder / REPORT_FILE)
+    report = report_schema.resumable(artifacts.read_json(folder / REPORT_FILE))
     problem = report_schema.problem(report)
     if problem:
         raise InputError(f"{folder / REPORT_FILE} is no whole report of this edgecbam ({problem}): measure anew")
@@ -346,6 +346,7 @@ def _result(cell: Cell, outcome: Outcome, sizes: Mapping[str, int], versions: Ma
         "parity": _parity(cell, check),
         "accuracy": check.get("accuracy"),
         "agreement": check.get("agreement"),
+        "rmse": check.get("rmse"),
         "bytes": sizes.get(cell.model),
         "init_ms": _median(outcome.opened, "init_ms") if ok else None,
         "first_ms": _median(outcome.opened, "first_ms") if ok else None,

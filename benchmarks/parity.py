@@ -9,7 +9,7 @@ report says so.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,9 @@ TOLERANCES = {"float32": 1e-3, "float16": 3e-2, "int8": 1e-1}
 TOLERATED_LSB = 2
 # In any case an error is to be smaller than what inputs make of the outputs, or the answer to another input would do.
 OF_SPREAD = 0.5
+# In regression, how far values may lie from the reference as a share of what different images make of it (see
+# metrics.distance): where a file of a classifier must choose the same class on most images.
+MAX_DISTANCE = {"float16": 0.05, "int8": 0.25}
 MIN_EQUAL = 0.9  # of the elements of outputs that are no quantities, such as indices
 
 
@@ -37,13 +40,15 @@ class Expectation:
 
     Attributes:
         reference: which array of the samples.
-        max_relative_error: of the logits, relative to the largest reference logit; None: not a criterion.
-        min_agreement: fraction of images with the same class; None: not a criterion.
+        max_relative_error: of the outputs, relative to the largest reference output; None: not a criterion.
+        min_agreement: classification: fraction of images with the same class; None: not a criterion.
+        max_distance: regression: see metrics.distance; None: not a criterion.
     """
 
     reference: Literal["keras_float", "keras_qat"]
     max_relative_error: float | None = None
     min_agreement: float | None = None
+    max_distance: float | None = None
 
 
 EXPECTATIONS: dict[str, Expectation] = {
@@ -56,17 +61,37 @@ EXPECTATIONS: dict[str, Expectation] = {
     "model_int8.onnx": Expectation("keras_qat", min_agreement=0.95),
     "model.keras": Expectation("keras_float", max_relative_error=1e-3),
 }
+REGRESSION_EXPECTATIONS: dict[str, Expectation] = {
+    "model_fp32.tflite": Expectation("keras_float", max_relative_error=1e-3),
+    "model_fp16.tflite": Expectation("keras_float", max_distance=MAX_DISTANCE["float16"]),
+    "model_dynamic.tflite": Expectation("keras_float", max_distance=MAX_DISTANCE["int8"]),
+    "model_ptq_int8.tflite": Expectation("keras_float", max_distance=MAX_DISTANCE["int8"]),
+    "model_int8.tflite": Expectation("keras_qat", max_distance=MAX_DISTANCE["int8"]),
+    "model_fp32.onnx": Expectation("keras_float", max_relative_error=1e-3),
+    "model_int8.onnx": Expectation("keras_qat", max_distance=MAX_DISTANCE["int8"]),
+    "model.keras": Expectation("keras_float", max_relative_error=1e-3),
+}
 
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome for one process. ``parity`` holds JSON values; ``reason`` is empty where ``passed``."""
+    """The outcome for one process.
+
+    Attributes:
+        passed: whether the outputs are right.
+        reason: why not; empty where they are.
+        parity: JSON values: what was compared and how near it came.
+        accuracy: classification: top-1 on the samples.
+        agreement: classification: share of the samples with the reference's class.
+        rmse: regression: on the samples, by target and in its own unit.
+    """
 
     passed: bool
     reason: str
     parity: dict[str, Any]
     accuracy: float | None = None
     agreement: float | None = None
+    rmse: dict[str, float] | None = None
 
 
 def run_inputs(folder: Path, file: str, session: Session, count: int) -> tuple[list[np.ndarray], Samples]:
@@ -102,14 +127,38 @@ def to_layout(batch: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def check_run_file(folder: Path, file: str, session: Session, count: int) -> Check:
-    """Run ``count`` samples and compare with Keras; accuracy and agreement are of those samples."""
+    """Run ``count`` samples and compare with Keras; accuracy, agreement and RMSE are of those samples."""
     inputs, samples = run_inputs(folder, file, session, count)
     entry = artifacts.load_manifest(folder).files.get(file)
     tensor = session.outputs[0] if entry is None else described(session.outputs[0], entry.output)
-    logits = np.concatenate([to_real(session.run([array])[0], tensor).reshape(1, -1) for array in inputs])
-    expectation = EXPECTATIONS[file]
-    reference = getattr(samples, expectation.reference)[: len(inputs)]
-    return compare(logits, reference, samples.labels[: len(inputs)], expectation, tie=tensor.scale or 0.0)
+    outputs = np.concatenate([to_real(session.run([array])[0], tensor).reshape(1, -1) for array in inputs])
+    return compare_run_file(folder, file, samples, outputs, tensor)
+
+
+def compare_run_file(folder: Path, file: str, samples: Samples, outputs: np.ndarray, tensor: TensorInfo) -> Check:
+    """Compare what one of the files of an export folder made of the first samples with what Keras did.
+
+    Args:
+        folder: the export folder.
+        file: name of the file.
+        samples: of the folder.
+        outputs: [images, classes or targets] real numbers, of the first samples.
+        tensor: the output that they are of.
+    """
+    manifest = artifacts.load_manifest(folder)
+    artifacts.check_task(folder, manifest, samples)
+    count, lsb = len(outputs), tensor.scale or 0.0
+    if manifest.task == "regression":
+        expected = REGRESSION_EXPECTATIONS[file]
+        reference = getattr(samples, expected.reference)[:count]
+        check = compare_values(outputs, reference, expected, lsb)
+        if check.parity.get("distance") is None:  # too far from being values to have an error
+            return check
+        errors = metrics.rmse(outputs, samples.labels[:count])
+        return replace(check, rmse=metrics.by_target(errors, manifest.classes, manifest.target_std))
+    expected = EXPECTATIONS[file]
+    reference = getattr(samples, expected.reference)[:count]
+    return compare(outputs, reference, samples.labels[:count], expected, tie=lsb)
 
 
 def compare(
@@ -118,38 +167,76 @@ def compare(
     """Compare logits with reference logits, both [images, classes].
 
     Args:
+        logits: of the file.
+        reference: of Keras.
         labels: [images] class indices.
+        expectation: what they must match.
         tie: one LSB of quantized logits: classes that close count as equal.
     """
-    parity: dict[str, Any] = {
-        "checked": True,
-        "images": len(logits),
-        "reference": expectation.reference,
-        "max_relative_error": expectation.max_relative_error,
-        "min_agreement": expectation.min_agreement,
-    }
-    problem = _useless_reference(reference, expectation)
-    if not problem and logits.shape != reference.shape:
-        problem = f"outputs have shape {list(logits.shape[1:])}, the reference {list(reference.shape[1:])}"
-    if not problem and not np.all(np.isfinite(logits)):
-        problem = "outputs are not finite"
+    parity = _asked(expectation, len(logits)) | {"min_agreement": expectation.min_agreement}
+    problem = _useless_reference(reference, expectation) or _no_outputs(logits, reference)
     if problem:
         return Check(False, problem, parity)
     error = metrics.relative_error(logits, reference)
     agreement = metrics.agreement(logits, reference, tie)
     accuracy = metrics.top1(logits, labels)
     parity |= {"relative_error": error, "agreement": agreement}
-    if expectation.max_relative_error is not None and not error <= expectation.max_relative_error:
-        problem = (
-            f"logits differ from {expectation.reference} by {error:.2g} of the largest logit, "
-            f"allowed {expectation.max_relative_error:g}"
-        )
-    elif expectation.min_agreement is not None and not agreement >= expectation.min_agreement:
+    problem = _too_far(error, expectation, "logits", "logit")
+    if not problem and expectation.min_agreement is not None and not agreement >= expectation.min_agreement:
         problem = (
             f"same class as {expectation.reference} on {agreement:.2%} of {len(logits)} images, "
             f"needed {expectation.min_agreement:.0%}"
         )
     return Check(not problem, problem, parity, accuracy, agreement)
+
+
+def compare_values(outputs: np.ndarray, reference: np.ndarray, expectation: Expectation, lsb: float) -> Check:
+    """Compare the values of a regression with reference values, both [images, targets].
+
+    Args:
+        outputs: of the file.
+        reference: of Keras.
+        expectation: what they must match.
+        lsb: the step of quantized outputs, or 0.
+    """
+    parity = _asked(expectation, len(outputs)) | {"max_distance": expectation.max_distance}
+    problem = _useless_values(reference, expectation, lsb) or _no_outputs(outputs, reference)
+    if problem:
+        return Check(False, problem, parity)
+    error, distance = metrics.relative_error(outputs, reference), metrics.distance(outputs, reference)
+    parity |= {"relative_error": error, "distance": distance}
+    problem = _too_far(error, expectation, "values", "value")
+    if not problem and expectation.max_distance is not None and not distance <= expectation.max_distance:
+        problem = (
+            f"values are {distance:.2g} of the spread of {expectation.reference} away from it, "
+            f"allowed {expectation.max_distance:g}"
+        )
+    return Check(not problem, problem, parity)
+
+
+def _asked(expectation: Expectation, images: int) -> dict[str, Any]:
+    return {
+        "checked": True,
+        "images": images,
+        "reference": expectation.reference,
+        "max_relative_error": expectation.max_relative_error,
+    }
+
+
+def _no_outputs(outputs: np.ndarray, reference: np.ndarray) -> str:
+    """Why outputs cannot even be compared with the reference, or ""."""
+    if outputs.shape != reference.shape:
+        return f"outputs have shape {list(outputs.shape[1:])}, the reference {list(reference.shape[1:])}"
+    return "" if np.all(np.isfinite(outputs)) else "outputs are not finite"
+
+
+def _too_far(error: float, expectation: Expectation, several: str, one: str) -> str:
+    if expectation.max_relative_error is None or error <= expectation.max_relative_error:
+        return ""
+    return (
+        f"{several} differ from {expectation.reference} by {error:.2g} of the largest {one}, "
+        f"allowed {expectation.max_relative_error:g}"
+    )
 
 
 def _useless_reference(reference: np.ndarray, expectation: Expectation) -> str:
@@ -161,6 +248,19 @@ def _useless_reference(reference: np.ndarray, expectation: Expectation) -> str:
         return f"the reference {name} is constant: it says the same of every image and proves nothing"
     if expectation.min_agreement is not None and len(np.unique(np.argmax(reference, axis=1))) < 2:
         return f"the reference {name} gives every image the same class: agreement with it proves nothing"
+    return ""
+
+
+def _useless_values(reference: np.ndarray, expectation: Expectation, lsb: float) -> str:
+    """Why reference values prove nothing, or "": each of them has to move by more than what rounding may hide."""
+    name = expectation.reference
+    if not np.all(np.isfinite(reference)):
+        return f"the reference {name} is not finite"
+    least = float(np.min(np.std(reference, axis=0)))
+    if least == 0:
+        return f"an output of the reference {name} is constant: it says the same of every image and proves nothing"
+    if lsb > OF_SPREAD * least:
+        return f"an output of the reference {name} spreads over {least / lsb:.2g} LSB: agreement with it proves nothing"
     return ""
 
 

@@ -80,12 +80,13 @@ def about(run: Path) -> Table:
     quantized = artifacts.read_json(run / "quantize" / "metrics.json")
     entry = next(iter(manifest.files.values()))
     data = recipe.data
+    named = "targets" if manifest.task == "regression" else "classes"
     rows = (
         ("Recipe", f"{recipe.name}, sha256 {manifest.recipe_digest[:12]}"),
         (
             "Images",
             f"{data.source}: {trained['train_images']} to train, {trained['validation_images']} to validate, "
-            f"{trained['test_images']} to test; {len(manifest.classes)} classes; "
+            f"{trained['test_images']} to test; {len(manifest.classes)} {named}; "
             f"{data.height}x{data.width}x{data.channels}",
         ),
         (
@@ -93,13 +94,29 @@ def about(run: Path) -> Table:
             f"{recipe.model.family}, attention {recipe.model.attention}: {entry.parameters:,} parameters, "
             f"{entry.macs / 1e6:.1f} M multiply-accumulates",
         ),
-        (
-            "Float top-1",
-            f"{wording.percent(trained['test_raw_accuracy'])} raw, {wording.percent(trained['test_ema_accuracy'])} EMA",
-        ),
-        ("QAT top-1 (Keras)", wording.percent(quantized["test_ema_accuracy"])),
+        *_how_right(manifest, trained, quantized),
     )
     return Table("Run", ("What", "Value"), rows)
+
+
+def _how_right(
+    manifest: artifacts.Manifest, trained: Mapping[str, Any], quantized: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """What Keras made of all test images: top-1, or the error of each target beside its spread."""
+    if manifest.task == "classification":
+        raw, average = (wording.percent(trained[f"test_{kind}_accuracy"]) for kind in ("raw", "ema"))
+        return [
+            ("Float top-1", f"{raw} raw, {average} EMA"),
+            ("QAT top-1 (Keras)", wording.percent(quantized["test_ema_accuracy"])),
+        ]
+    rows = []
+    for name in manifest.classes:
+        raw, average = (wording.error(trained[f"test_{kind}_rmse"][name]) for kind in ("raw", "ema"))
+        after = wording.error(quantized["test_ema_rmse"][name])
+        spread = wording.error(trained["test_std"][name])
+        said = f"{raw} raw, {average} EMA, {after} QAT (Keras); standard deviation of the test targets {spread}"
+        rows.append((f"RMSE {name}", said))
+    return rows
 
 
 def markdown(report: Mapping[str, Any], verification: Mapping[str, Any] | None, told: Table | None = None) -> str:

@@ -32,6 +32,7 @@ MACHINE = {
     "versions": "Versions",
     "git_commit": "Git commit",
 }
+LIMITS = ("tolerance", "max_relative_error", "min_agreement", "max_distance")  # what parity may ask for
 OF_SNAPSHOTS = ("load", "steal_ticks", "cpu_ticks", "user_hz")  # told as load and steal
 OF_THE_SESSION = ("started_utc", "load_before", "load_after")  # the report says these of its measurements
 
@@ -57,6 +58,7 @@ def results(report: Mapping[str, Any]) -> Table:
     """Every cell, measured or not; device and threads only where they vary."""
     compared = {_key(c, "candidate"): c for c in report["comparisons"] if c["kind"] == "candidate"}
     baselines = {_key(c, "baseline") for c in compared.values()}
+    targets = wording.targets(report["results"])
     rows = []
     for row in report["results"]:
         key, latency = _key(row, "model"), row["latency_ms"]
@@ -70,6 +72,7 @@ def results(report: Mapping[str, Any]) -> Table:
                 wording.kib(row["bytes"]),
                 wording.percent(row["accuracy"]),
                 wording.percent(row["agreement"]),
+                *(wording.error((row["rmse"] or {}).get(name)) for name in targets),
                 *(wording.with_interval(latency, name) if latency else NONE for name in ("p50", "p90", "p99")),
                 _integer_nodes(row),
                 speed_up,
@@ -81,6 +84,7 @@ def results(report: Mapping[str, Any]) -> Table:
         "KiB",
         "Top-1",
         "Agreement",
+        *(f"RMSE {name}" for name in targets),
         "p50 ms",
         "p90 ms",
         "p99 ms",
@@ -102,7 +106,8 @@ def _results_notes(report: Mapping[str, Any], rows: Sequence[tuple[str, ...]], c
     images = sorted({row["parity"]["images"] for row in measured if _checked(row) and "images" in row["parity"]})
     if images:
         counts = " or ".join(map(str, images))
-        notes.append(f"Top-1 and agreement with Keras: on {counts} held-out images, checked before anything was timed.")
+        what = "RMSE of each target in its own unit" if wording.targets(measured) else "Top-1 and agreement with Keras"
+        notes.append(f"{what}: on {counts} held-out images, checked before anything was timed.")
     if any(row["status"] == "ok" and not _checked(row) for row in measured):
         notes.append("Accuracy and parity were not checked for want of references: these are bare model files.")
     if any(row["status"] == "functional_only" for row in measured):
@@ -163,20 +168,25 @@ def parity(report: Mapping[str, Any]) -> Table:
     for row in report["results"]:
         checked = row["parity"]
         if _checked(row):
-            allowed = {key: checked.get(key) for key in ("tolerance", "max_relative_error", "min_agreement")}
+            allowed = {key: checked.get(key) for key in LIMITS}
             rows.append(
                 (
                     *_place(row),
                     str(checked.get("reference", NONE)),
                     str(checked.get("images", checked.get("inputs", NONE))),
                     "; ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in allowed.items() if v is not None) or NONE,
-                    NONE if checked.get("relative_error") is None else f"{checked['relative_error']:.2g}",
+                    *(
+                        NONE if checked.get(key) is None else f"{checked[key]:.2g}"
+                        for key in ("relative_error", "distance")
+                    ),
                 )
             )
-    notes = ("Before anything was timed. The error is the largest, relative to the reference's largest output.",)
-    columns = (*PLACE, "Reference", "Inputs", "Allowed", "Relative error")
-    table = Table("Parity", columns, tuple(rows), notes, folded=True)
-    return _without_constant_place(table, report["results"])
+    notes = ["Before anything was timed. The error is the largest, relative to the reference's largest output."]
+    if any(row[-1] != NONE for row in rows):
+        notes.append("Distance: the root mean square of the difference, as a share of the reference's own spread.")
+    columns = (*PLACE, "Reference", "Inputs", "Allowed", "Relative error", "Distance")
+    table = Table("Parity", columns, tuple(rows), tuple(notes), folded=True)
+    return _without_empty_columns(_without_constant_place(table, report["results"]))
 
 
 def start(report: Mapping[str, Any]) -> Table:

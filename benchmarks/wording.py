@@ -40,6 +40,11 @@ def percent(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.2f} %"
 
 
+def error(value: float | None) -> str:
+    """An RMSE with four digits, in the unit of its target."""
+    return NONE if value is None else f"{value:.4g}"
+
+
 def kib(value: int | None) -> str:
     return NONE if value is None else f"{value / 1024:.1f}"
 
@@ -74,6 +79,11 @@ def speed_up(found: Mapping[str, Any]) -> str:
         return NONE
     interval = "" if found["low"] is None else f" [{1 / found['high']:.2f}, {1 / found['low']:.2f}]"
     return f"{1 / found['value']:.2f}×{interval}"
+
+
+def targets(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The targets of a regression, in the order in which the rows of a report name them; none for classifiers."""
+    return list(dict.fromkeys(name for row in rows for name in row["rmse"] or ()))
 
 
 def threads(count: int) -> str:

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import tomllib
@@ -17,13 +18,13 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from edgecbam import __version__, recipe
 from edgecbam.errors import InputError
-from edgecbam.recipe import Recipe
+from edgecbam.recipe import Recipe, Task
 
 PARENTS: dict[str, tuple[str, ...]] = {
     "train": (),
@@ -255,8 +256,16 @@ class ModelFile:
 class Manifest:
     """``RUN/export/manifest.json``: the files, the classes, and how an image becomes an input.
 
-    ``preprocessing`` has the keys height, width, channels, resize, mean, std (see edgecbam.preprocessing);
-    ``profile`` is the recipe's export.profile.
+    Attributes:
+        profile: the recipe's export.profile.
+        classes: class names in label order; in regression the names of the targets.
+        preprocessing: the keys height, width, channels, resize, mean, std (see edgecbam.preprocessing).
+        files: by name.
+        recipe_digest: sha256 (hex) of the recipe.
+        versions: of the tools.
+        task: ``classification`` or ``regression``.
+        target_mean: regression: of each target; a file's output times target_std plus target_mean is the real value.
+        target_std: see target_mean. Both are empty in classification.
     """
 
     profile: str
@@ -265,6 +274,14 @@ class Manifest:
     files: dict[str, ModelFile]
     recipe_digest: str
     versions: dict[str, str]
+    task: Task = "classification"
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[float, ...] = ()
+
+    def real(self, outputs: np.ndarray) -> np.ndarray:
+        """Regression: outputs [n, k] of a file, already dequantized, as float64 values in the targets' own units."""
+        std, mean = (np.asarray(values, np.float64) for values in (self.target_std, self.target_mean))
+        return np.asarray(np.asarray(outputs, np.float64) * std + mean)
 
 
 @dataclass(frozen=True)
@@ -273,9 +290,10 @@ class Samples:
 
     Attributes:
         images: [n, height, width, channels] uint8 pixels, already resized.
-        labels: [n] int64 class indices.
-        keras_float: [n, classes] float32 logits of the float EMA model.
-        keras_qat: [n, classes] float32 logits of the quantization-aware model.
+        labels: [n] int64 class indices; in regression [n, k] float32 targets as the network learnt them, which is
+            (value - target_mean) / target_std of the manifest.
+        keras_float: [n, classes] float32 logits of the float EMA model; in regression its [n, k] outputs.
+        keras_qat: as keras_float, of the quantization-aware model.
     """
 
     images: np.ndarray
@@ -306,9 +324,23 @@ def load_manifest(folder: Path) -> Manifest:
             files=files,
             recipe_digest=raw["recipe_digest"],
             versions=dict(raw["versions"]),
+            **_task(raw),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is no manifest of edgecbam ({error!r}): run `edgecbam export` again") from None
+
+
+def _task(raw: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says of its task; those written before there was a choice say nothing of it."""
+    if "task" not in raw:
+        return {}
+    task, mean, std = raw["task"], tuple(raw["target_mean"]), tuple(raw["target_std"])
+    if task not in get_args(Task):
+        raise ValueError(f"task {task!r}")
+    count = len(raw["classes"]) if task == "regression" else 0
+    if len(mean) != count or len(std) != count or not all(math.isfinite(value) for value in (*mean, *std)):
+        raise ValueError(f"{len(mean)} target_mean and {len(std)} target_std where {count} finite ones belong")
+    return {"task": task, "target_mean": mean, "target_std": std}
 
 
 def _tensor(raw: dict[str, Any]) -> Tensor:
@@ -335,9 +367,26 @@ def load_samples(folder: Path) -> Samples:
     if samples.images.ndim != 4 or samples.images.dtype != np.uint8:
         raise InputError(f"{path}: images must be [n, height, width, channels] uint8: run `edgecbam export` again")
     others = (samples.labels, samples.keras_float, samples.keras_qat)
-    if [a.ndim for a in others] != [1, 2, 2] or {len(a) for a in others} != {len(samples.images)} or not len(others[0]):
+    dimensions = [2 if samples.labels.dtype.kind == "f" else 1, 2, 2]  # float labels are the targets of a regression
+    lengths = {a.shape[0] if a.ndim else 0 for a in others}
+    if [a.ndim for a in others] != dimensions or lengths != {len(samples.images)} or lengths == {0}:
         raise InputError(f"{path}: its arrays have different lengths or are empty: run `edgecbam export` again")
+    if samples.labels.ndim == 2 and samples.labels.shape != samples.keras_float.shape:
+        raise InputError(f"{path}: there is not one output for each target: run `edgecbam export` again")
+    if not np.isfinite(samples.labels).all():
+        raise InputError(f"{path}: a target is no finite number: run `edgecbam export` again")
     return samples
+
+
+def check_task(folder: Path, manifest: Manifest, samples: Samples) -> None:
+    """Raise InputError where the samples of an export folder are of another task than its manifest says."""
+    regression = manifest.task == "regression"
+    targets = samples.labels.shape[1] if samples.labels.ndim == 2 else 0
+    if targets != (len(manifest.classes) if regression else 0):
+        raise InputError(
+            f"{folder / SAMPLES_FILE} holds {targets or 'no'} targets, {MANIFEST_FILE} tells of "
+            f"{len(manifest.classes) if regression else 'none'}: run `edgecbam export` again"
+        )
 
 
 def is_fresh(run: Path, stage: str) -> bool:

@@ -28,6 +28,8 @@ from edgecbam.console import fold, printable
 from edgecbam.errors import EdgeCbamError, EnvironmentFailure, GateFailed, InputError
 
 if TYPE_CHECKING:
+    from edgecbam.ablation import Plan
+    from edgecbam.api import Prediction
     from edgecbam.recipe import Recipe
 
 DONE, GATE_FAILED, BAD_INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -43,7 +45,7 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="builtin, fashion_mnist, or a folder with one folder of images for each class.",
+        help="builtin, fashion_mnist, mnist, cifar10, cifar100, tfds:NAME, or a folder of images.",
     ),
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run folder; else runs/RECIPE-N.")]
@@ -293,7 +295,7 @@ def predict(
     threads: Annotated[int, typer.Option("--threads", metavar="N", min=1, help="Threads of the runtime.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
-    """Classify images with an exported model.
+    """Classify images, or estimate targets, with a model.
 
     This needs the runtime of the file alone, no TensorFlow.
     """
@@ -301,15 +303,99 @@ def predict(
 
     predictions = api.predict(model, images, top=top, runtime=runtime, threads=threads)
     if as_json:
-        values = [
-            {"image": str(p.image), "classes": list(p.classes), "probabilities": [float(x) for x in p.probabilities]}
-            for p in predictions
-        ]
-        say(json.dumps(values, indent=1))
+        say(json.dumps([_prediction_value(p) for p in predictions], indent=1))
     else:
         for p in predictions:
-            say(tables.predictions_text(str(p.image), p.classes, p.probabilities))
+            if p.values:
+                say(tables.values_text(str(p.image), p.classes, p.values))
+            else:
+                say(tables.predictions_text(str(p.image), p.classes, p.probabilities))
     return DONE
+
+
+def _prediction_value(prediction: "Prediction") -> dict[str, Any]:
+    """A prediction as JSON has it: the classes with their probabilities, or the values by target."""
+    image, classes = str(prediction.image), list(prediction.classes)
+    if prediction.values:
+        return {"image": image, "values": dict(zip(classes, prediction.values, strict=True))}
+    return {"image": image, "classes": classes, "probabilities": [float(p) for p in prediction.probabilities]}
+
+
+@app.command()
+def ablate(
+    recipe: RecipeArgument = None,
+    data: DataOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for the runs; else runs/RECIPE-ablation-N.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", metavar="N", help="How often each is trained; else 3.")
+    ] = None,
+    factors: Annotated[
+        str | None,
+        typer.Option("--factors", metavar="A,B", help="Of attention,ema,decay,quantization; else all."),
+    ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option("--attention", metavar="A,B", help="Else none,channel,spatial,cbam; cbam:open+stage, too."),
+    ] = None,
+    assignments: SetOption = None,
+    benchmark: Annotated[
+        bool | None, typer.Option("--benchmark/--no-benchmark", help="Whether to measure latency; else yes.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what is whole in --out, and go on.")] = False,
+) -> int:
+    """Tell what attention, averaging, decay and int8 are worth.
+
+    Every variant is trained with several seeds and compared in pairs.
+    """
+    from edgecbam import ablation, console, tables
+
+    plan, folder = _ablation(recipe, data, out, seeds, factors, attention, assignments, benchmark, resume)
+    with _to_go_on("ablate", folder, ablation.PLAN_FILE), console.shown_events() as on_event:
+        report = ablation.run(plan, folder, resume=resume, on_event=on_event)
+    say(tables.ablation_text(report))
+    say(f"answers in words: {folder / ablation.PAGE_FILE}")
+    return DONE
+
+
+def _ablation(
+    recipe_name: str | None,
+    data: str | None,
+    out: Path | None,
+    seeds: int | None,
+    factors: str | None,
+    attention: str | None,
+    assignments: list[str] | None,
+    benchmark: bool | None,
+    resume: bool,
+) -> "tuple[Plan, Path]":
+    """What to answer, and the folder; with --resume, what is left unsaid is taken from the folder's own plan."""
+    from edgecbam import ablation
+    from edgecbam import recipe as recipes
+
+    if resume and out is None:
+        raise InputError("--resume needs --out: name the folder of the ablation to go on with")
+    begun = ablation.load_plan(out) if resume and out is not None else None
+    if begun is not None and recipe_name is None and data is None and not assignments:
+        settings, words = begun.recipe, begun.words
+    else:
+        name, changes, told = recipe_name or recipes.DEFAULT_RECIPE, list(assignments or []), []
+        if data is not None:
+            changes.append(f"data.source={_toml_string(_anchored(data))}")
+            told += ["--data", Path(data).name]  # for the record, without the paths of this machine
+        told += [word for assignment in assignments or [] for word in ("--set", assignment)]
+        settings, words = recipes.load(name, tuple(changes)), shlex.join([Path(name).name, *told])
+    usual = begun or ablation.Plan(settings, 3, ablation.FACTORS, ablation.ATTENTIONS, True, words)
+    plan = ablation.plan(
+        settings,
+        seeds=usual.seeds if seeds is None else seeds,
+        factors=usual.factors if factors is None else _words("--factors", factors, "attention"),
+        attention=usual.attention if attention is None else _words("--attention", attention, "none,cbam"),
+        benchmark=usual.benchmark if benchmark is None else benchmark,
+        words=words,
+    )
+    return plan, out if out is not None else ablation.default_out(settings)
 
 
 @app.command()
@@ -441,14 +527,18 @@ def _obey_gate(report: dict[str, Any]) -> int:
 
 
 @contextlib.contextmanager
-def _to_go_on(command: str, run_folder: Path) -> Iterator[None]:
-    """Note on whatever ends the block early how the run can be gone on with; explain() reads the note."""
-    from edgecbam import artifacts
+def _to_go_on(command: str, run_folder: Path, mark: str = "recipe.toml") -> Iterator[None]:
+    """Note on whatever ends the block early how the run can be gone on with; explain() reads the note.
 
+    Args:
+        command: that goes on.
+        run_folder: where it works.
+        mark: the file in it without which there is nothing to go on with.
+    """
     try:
         yield
     except BaseException as error:
-        if (run_folder / artifacts.RECIPE_FILE).is_file():  # else there is nothing to go on with yet
+        if (run_folder / mark).is_file():
             error.add_note(f"{GO_ON}edgecbam {command} --resume --out {shlex.quote(str(run_folder))}")
         raise
 

@@ -1,4 +1,9 @@
-"""Figures that compare outputs: accuracy, agreement and error in LSB. Everything is on logits, never on softmax."""
+"""Figures that compare outputs: accuracy, agreement, error in LSB; for regression RMSE, MAE and closeness.
+
+Everything is on logits, never on softmax; in regression on the values as the network gives them, unless said otherwise.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,3 +48,63 @@ def relative_error(candidate: ArrayLike, reference: ArrayLike) -> float:
     """Largest absolute difference divided by the largest absolute reference value."""
     a, b = np.asarray(candidate, np.float64), np.asarray(reference, np.float64)
     return float(np.max(np.abs(a - b)) / max(np.max(np.abs(b)), 1e-12))
+
+
+def rmse(outputs: ArrayLike, targets: ArrayLike) -> NDArray[np.float64]:
+    """Root of the mean squared error of each target over all images, in the unit of the values.
+
+    Args:
+        outputs: [images, k] values.
+        targets: [images, k] true values in the same unit.
+
+    Returns:
+        [k]; NaN where there are no images.
+    """
+    return np.asarray(np.sqrt(_mean(_differences(outputs, targets) ** 2)))
+
+
+def mae(outputs: ArrayLike, targets: ArrayLike) -> NDArray[np.float64]:
+    """Mean absolute error of each target over all images, in the unit of the values; arguments as for ``rmse``."""
+    return _mean(np.abs(_differences(outputs, targets)))
+
+
+def by_target(errors: ArrayLike, names: Sequence[str], std: Sequence[float]) -> dict[str, float]:
+    """Errors of standardised values by target, each in the target's own unit.
+
+    Args:
+        errors: [k], such as ``rmse`` gives.
+        names: of the k targets.
+        std: [k] what the targets were divided by.
+    """
+    real = np.asarray(errors, np.float64) * np.asarray(std, np.float64)
+    return {name: float(value) for name, value in zip(names, real, strict=True)}
+
+
+def distance(candidate: ArrayLike, reference: ArrayLike) -> float:
+    """How far two models' values lie apart, as a share of what different images make of the reference.
+
+    For each output the root mean square of the difference over that of the reference about its own mean; the largest
+    of all outputs. 0 is equal; what says the same of every image is about 1 away, the answers to other images 1.4.
+
+    Args:
+        candidate: [images, k] values.
+        reference: [images, k] values in the same unit; an output of it that is constant makes the distance infinite,
+            unless the candidate equals it.
+    """
+    b = np.asarray(reference, np.float64)
+    error = np.sqrt(_mean(_differences(candidate, reference) ** 2))
+    spread = np.std(b, axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.where(error == 0.0, 0.0, error / spread)
+    return float(np.max(shares))
+
+
+def _differences(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if x.ndim != 2 or x.shape != y.shape:
+        raise ValueError(f"values to compare must both be [images, k], got {list(x.shape)} and {list(y.shape)}")
+    return x - y
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.mean(values, axis=0) if len(values) else np.full(values.shape[1:], np.nan)

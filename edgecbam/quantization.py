@@ -1,10 +1,12 @@
 """Quantization-aware training for every op of CBAM, with tensorflow-model-optimization (tfmot).
 
-tfmot inserts fake quantization; four things it leaves undone are done here:
+tfmot's fake quantization and its wrapper of a layer are used; what it leaves undone is done here and in quantizers.py:
 
-* QuantizeConfigs for the ops it does not know: sigmoid gates have the fixed range [0, 255/256], because LOGISTIC must
-  have scale 1/256 and zero point -128 (LiteRT int8 specification); Multiply measures its output; channel mean, channel
-  max and their concatenation share the range of the tensor that they reduce, so that no QUANTIZE op is needed.
+* The model is rebuilt layer by layer, each wrapped with the QuantizeConfig that config_for gives it. tfmot's own
+  transformation of the graph takes a minute for a ResNet-50 and overlooks some layers (see quantizers.py).
+* Sigmoid gates have the fixed range [0, 255/256], because LOGISTIC must have scale 1/256 and zero point -128 (LiteRT
+  int8 specification); Multiply measures its output; channel mean, channel max and their concatenation share the range
+  of the tensor that they reduce, so that no QUANTIZE op is needed.
 * The model input has the fixed range of the pixels, exact for the default normalisation.
 * Ranges are calibrated on training images before the first step. tfmot starts every range at ±6 with an average of
   0.999 and no debias, which is still visible in the scales after thousands of steps.
@@ -21,174 +23,68 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
-from edgecbam.attention import ChannelMax, ChannelMean
+from edgecbam.attention import ChannelMean
 from edgecbam.errors import EnvironmentFailure
-from edgecbam.models import CountedDropout
+from edgecbam.quantizers import QuantizedInput, TiedRange, config_for
 
-_quantizers: Any = tfmot.quantization.keras.quantizers
-GATE_RANGE = (0.0, 255.0 / 256.0)
 LOGITS_HEADROOM = 0.05  # at each end: new images go beyond what calibration saw, and clipped logits would tie
 # LiteRT refuses a model where scale_in * scale_weight / scale_out of a convolution reaches 256, as behind a dead ReLU.
 # With no range narrower than this share of the widest, folded weights of up to 32 stay below.
 MIN_RANGE = 1e-3
 
 
-class FixedGate(_quantizers.FixedQuantizer):  # type: ignore[misc]
-    """The range of a sigmoid in int8: scale 1/256, zero point -128."""
-
-    def __init__(self) -> None:
-        super().__init__(num_bits=8, init_min=GATE_RANGE[0], init_max=GATE_RANGE[1], narrow_range=False)
-
-    def get_config(self) -> dict[str, Any]:
-        return {}
-
-
-class TiedRange(_quantizers.Quantizer):  # type: ignore[misc]
-    """Quantizes with the range of another layer's output, once ``follow`` has named it; until then does nothing."""
-
-    def __init__(self) -> None:
-        self.min_var: Any = None
-        self.max_var: Any = None
-
-    def follow(self, variables: Mapping[str, Any]) -> None:
-        """Share the range variables ``min_var`` and ``max_var`` of another quantizer."""
-        self.min_var, self.max_var = variables["min_var"], variables["max_var"]
-
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
-        return {}
-
-    def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
-        if self.min_var is None:
-            return inputs
-        return tf.quantization.fake_quant_with_min_max_vars(inputs, self.min_var, self.max_var)
-
-    def get_config(self) -> dict[str, Any]:
-        return {}
-
-
-class _OutputConfig(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[misc]
-    """Quantizes no weights and no activations; what becomes of the output is the subclass' choice."""
-
-    def get_output_quantizers(self, layer: Any) -> list[Any]:
-        return []
-
-    def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
-        return []
-
-    def get_activations_and_quantizers(self, layer: Any) -> list[Any]:
-        return []
-
-    def set_quantize_weights(self, layer: Any, quantize_weights: Any) -> None:
-        return None
-
-    def set_quantize_activations(self, layer: Any, quantize_activations: Any) -> None:
-        return None
-
-    def get_config(self) -> dict[str, Any]:
-        return {}
-
-
-class MeasuredOutput(_OutputConfig):
-    """The output's range is a moving average, as for tfmot's own layers."""
-
-    def get_output_quantizers(self, layer: Any) -> list[Any]:
-        return [_quantizers.MovingAverageQuantizer(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)]
-
-
-class GateOutput(_OutputConfig):
-    """The output is a sigmoid's."""
-
-    def get_output_quantizers(self, layer: Any) -> list[Any]:
-        return [FixedGate()]
-
-
-class TiedOutput(_OutputConfig):
-    """The output has the range of the tensor that the layer's inputs were reduced from."""
-
-    def get_output_quantizers(self, layer: Any) -> list[Any]:
-        return [TiedRange()]
-
-
-class PlainOutput(_OutputConfig):
-    """Not quantized here: a maximum keeps its input's scale, tfmot quantizes what is concatenated, dropout is gone."""
-
-
-SCOPE = {
-    cls.__name__: cls
-    for cls in (
-        FixedGate,
-        TiedRange,
-        MeasuredOutput,
-        GateOutput,
-        TiedOutput,
-        PlainOutput,
-        ChannelMean,
-        ChannelMax,
-        CountedDropout,
-    )
-}
-
-
 def make_quantizable(model: Any, input_range: tuple[float, float]) -> Any:
-    """Clone a float model with fake quantization on everything that int8 inference quantizes.
+    """Rebuild a float model with fake quantization on everything that int8 inference quantizes.
 
     Args:
         model: functional keras.Model of edgecbam.models, float32.
         input_range: smallest and largest value of a model input, fixed from then on.
 
     Returns:
-        A keras.Model with the same weights whose activation ranges are not calibrated yet.
+        A keras.Model with the same weights whose activation ranges are not calibrated yet. The layer ``x`` is wrapped
+        in a layer ``quant_x``.
+
+    Raises:
+        EnvironmentFailure: a layer that quantizers.py does not know.
     """
-    annotated = keras.models.clone_model(model, clone_function=_annotate)
-    annotated.set_weights(model.get_weights())
-    with tfmot.quantization.keras.quantize_scope(SCOPE):
-        quantized = tfmot.quantization.keras.quantize_apply(tfmot.quantization.keras.quantize_annotate_model(annotated))
-    _fix_input(quantized, input_range)
+    calls = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
+    neighbours = _neighbours(calls)
+    image = keras.Input(model.input_shape[1:], name=model.input_names[0])
+    tensors = {id(model.input): QuantizedInput(*input_range, name="quantize_layer")(image)}
+    wrappers: dict[str, Any] = {}
+    for node in calls:
+        layer = node.layer
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        if layer.name not in wrappers:  # the MLP of CBAM is called twice
+            config = config_for(layer, *neighbours[layer.name])
+            clone = type(layer).from_config(layer.get_config())
+            wrappers[layer.name] = tfmot.quantization.keras.QuantizeWrapperV2(clone, config, name=f"quant_{layer.name}")
+        arguments = tf.nest.map_structure(lambda tensor: tensors[id(tensor)], node.call_args)
+        tensors[id(node.outputs)] = wrappers[layer.name](*arguments)
+    quantized = keras.Model(image, tensors[id(model.output)], name=model.name)
+    for name, wrapper in wrappers.items():
+        values = {_suffix(variable): variable for variable in wrapper.weights}
+        for variable in model.get_layer(name).weights:
+            values[_suffix(variable)].assign(variable)
     _tie_ranges(quantized)
     return quantized
 
 
-def _annotate(layer: Any) -> Any:
-    config = _config_for(layer)
-    clone = layer.__class__.from_config(layer.get_config())
-    return clone if config is None else tfmot.quantization.keras.quantize_annotate_layer(clone, config)
-
-
-def _config_for(layer: Any) -> Any:
-    if isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.sigmoid:
-        return GateOutput()
-    if isinstance(layer, keras.layers.Multiply):
-        return MeasuredOutput()
-    if isinstance(layer, ChannelMean | ChannelMax | CountedDropout):
-        return PlainOutput()
-    if isinstance(layer, keras.layers.Concatenate) and _joins_reductions(layer):
-        return TiedOutput()
-    return None
-
-
-def _joins_reductions(layer: Any) -> bool:
-    sources = [tensor.node.layer for tensor in layer.input]
-    return all(isinstance(source, ChannelMax | ChannelMean) for source in sources)
+def _neighbours(calls: list[Any]) -> dict[str, tuple[list[Any], list[Any]]]:
+    """By layer name: the layers it reads from, and those that read it, once for each call."""
+    found: dict[str, tuple[list[Any], list[Any]]] = {node.layer.name: ([], []) for node in calls}
+    for node in calls:
+        for tensor in node.keras_inputs:
+            source = tensor.node.layer
+            found[node.layer.name][0].append(source)
+            found[source.name][1].append(node.layer)
+    return found
 
 
 def wrapped(model: Any) -> list[Any]:
     """The layers of a quantization-aware model that tfmot has wrapped, in order."""
     return [layer for layer in model.layers if isinstance(layer, tfmot.quantization.keras.QuantizeWrapper)]
-
-
-def input_quantizer(model: Any) -> Any:
-    """The layer that quantizes the model's input."""
-    for layer in model.layers:
-        if type(layer).__name__ == "QuantizeLayer":
-            return layer
-    raise EnvironmentFailure("tensorflow-model-optimization added no quantization of the input: use a tested version")
-
-
-def _fix_input(model: Any, input_range: tuple[float, float]) -> None:
-    layer = input_quantizer(model)
-    layer.quantizer = _quantizers.FixedQuantizer(
-        num_bits=8, init_min=input_range[0], init_max=input_range[1], narrow_range=False
-    )
 
 
 def _tie_ranges(model: Any) -> None:
@@ -200,30 +96,34 @@ def _tie_ranges(model: Any) -> None:
 
 
 def range_before(wrapper: Any) -> dict[str, Any]:
-    """The range variables of the nearest layer upstream that has a range of its own, along first inputs."""
+    """The range of the nearest layer upstream that has one of its own, along first inputs: ``min_var``, ``max_var``."""
     layer = wrapper
     while True:
         tensors = layer.input if isinstance(layer.input, list) else [layer.input]
         layer = tensors[0].node.layer
-        variables = range_variables(layer)
+        variables = range_of(layer)
         if variables is not None:
             return variables
         if isinstance(layer, keras.layers.InputLayer):
             raise EnvironmentFailure(f"nothing before {wrapper.layer.name} has a range that it could share")
 
 
+def range_of(layer: Any) -> dict[str, Any] | None:
+    """The range of a layer's output: variables, the numbers of the model's input, None where it has none of its own."""
+    if isinstance(layer, QuantizedInput):
+        return {"min_var": layer.low, "max_var": layer.high}
+    return range_variables(layer)
+
+
 def range_variables(wrapper: Any) -> dict[str, Any] | None:
     """The variables ``min_var`` and ``max_var`` of a layer's measured output range, or None where it has none."""
-    activations = [a for a in getattr(wrapper, "_quantize_activations", []) if a._should_post_quantize()]
-    if activations:
-        return dict(activations[0]._post_activation_vars)
     if any(_is_measured(quantizer) for quantizer in getattr(wrapper, "_output_quantizers", [])):
         return dict(wrapper._output_quantizer_vars)
     return None
 
 
 def _is_measured(quantizer: Any) -> bool:
-    return isinstance(quantizer, _quantizers.MovingAverageQuantizer)
+    return isinstance(quantizer, tfmot.quantization.keras.quantizers.MovingAverageQuantizer)
 
 
 def calibrate(model: Any, float_model: Any, batches: Iterable[Any]) -> dict[str, tuple[float, float]]:
@@ -240,20 +140,13 @@ def calibrate(model: Any, float_model: Any, batches: Iterable[Any]) -> dict[str,
         point.
     """
     measured = [wrapper for wrapper in wrapped(model) if range_variables(wrapper) is not None]
-    outputs = {w.layer.name: _outputs_of(float_model.get_layer(w.layer.name)) for w in measured}
-    probe = tf.function(keras.Model(float_model.inputs, outputs), reduce_retracing=True)
-    lows: dict[str, float] = dict.fromkeys(outputs, 0.0)
-    highs: dict[str, float] = dict.fromkeys(outputs, 0.0)
-    for batch in batches:
-        for name, tensors in probe(tf.convert_to_tensor(batch), training=False).items():
-            lows[name] = min(lows[name], *(float(tf.reduce_min(tensor)) for tensor in tensors))
-            highs[name] = max(highs[name], *(float(tf.reduce_max(tensor)) for tensor in tensors))
+    lows, highs = _extremes(float_model, [wrapper.layer.name for wrapper in measured], batches)
     for tensor in float_model.outputs:
         name = tensor.node.layer.name
         headroom = LOGITS_HEADROOM * (highs[name] - lows[name])
         lows[name], highs[name] = lows[name] - headroom, highs[name] + headroom
-    floor = MIN_RANGE * max(1.0, *(highs[name] - lows[name] for name in outputs))
-    ranges = {name: (lows[name], max(highs[name], lows[name] + floor)) for name in outputs}
+    floor = MIN_RANGE * max(1.0, *(highs[name] - lows[name] for name in lows))
+    ranges = {name: (lows[name], max(highs[name], lows[name] + floor)) for name in lows}
     for name in _averaged_over_channels(model):
         ranges[name] = even_zero_point(*ranges[name])
     for wrapper in measured:
@@ -263,6 +156,28 @@ def calibrate(model: Any, float_model: Any, batches: Iterable[Any]) -> dict[str,
         variables["min_var"].assign(low)
         variables["max_var"].assign(high)
     return ranges
+
+
+def _extremes(model: Any, names: list[str], batches: Iterable[Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """(smallest, largest) output by layer name over all batches, at most and at least 0.
+
+    They are reduced inside the graph: the outputs of all layers at once would not fit into memory.
+    """
+    outputs = keras.Model(model.inputs, {name: _outputs_of(model.get_layer(name)) for name in names})
+
+    @tf.function(input_signature=[tf.TensorSpec(model.input_shape)])  # type: ignore[untyped-decorator]
+    def reduced(batch: Any) -> tuple[Any, Any]:
+        found = outputs(batch, training=False)
+        smallest = [tf.reduce_min([tf.reduce_min(tensor) for tensor in found[name]]) for name in names]
+        largest = [tf.reduce_max([tf.reduce_max(tensor) for tensor in found[name]]) for name in names]
+        return tf.stack(smallest), tf.stack(largest)
+
+    probe = reduced.get_concrete_function()
+    lows, highs = np.zeros(len(names), np.float32), np.zeros(len(names), np.float32)
+    for batch in batches:
+        low, high = probe(tf.convert_to_tensor(batch))
+        lows, highs = np.minimum(lows, low), np.maximum(highs, high)
+    return dict(zip(names, lows.tolist(), strict=True)), dict(zip(names, highs.tolist(), strict=True))
 
 
 def even_zero_point(low: float, high: float) -> tuple[float, float]:
@@ -292,13 +207,13 @@ def _outputs_of(layer: Any) -> list[Any]:
     return [layer.get_output_at(index) for index in range(len(layer.inbound_nodes))]
 
 
-def recompute_ranges(model: Any, float_model: Any, batches: list[Any]) -> None:
+def recompute_ranges(model: Any, float_model: Any, batches: Iterable[Any]) -> None:
     """Bring everything that is not trained up to date with the weights: weight ranges, BatchNorm, activation ranges.
 
     Args:
         model: quantization-aware model; changed in place.
         float_model: its float twin; overwritten with the fake-quantized weights.
-        batches: model inputs, each float32 [n, h, w, c].
+        batches: model inputs, each float32 [n, h, w, c]; gone through twice.
     """
     for wrapper in wrapped(model):
         for weight, quantizer, variables in wrapper._weight_vars:

@@ -4,6 +4,10 @@ A quantized convolution or dense layer multiplies its integer sums by scale_in *
 refuses to create one where that reaches 256, and with it LiteRT refuses the whole model ("failed to create XNNPACK
 runtime"). A channel that BatchNorm blows up, or an output that hardly varies, is enough. The remedy is a wider output
 range, which costs precision where there was next to nothing to be precise about.
+
+Biases are 32-bit integers in steps of scale_in * scale_weight. A channel whose BatchNorm all but switches it off, as
+weight decay does and as CBAM's spatial BatchNorm starts, has weights so small that its bias would not fit and be cut.
+Here the remedy is a wider weight range.
 """
 
 import math
@@ -13,11 +17,15 @@ import numpy as np
 import tf_keras as keras
 
 from edgecbam.errors import EnvironmentFailure
-from edgecbam.quantization import input_quantizer, range_before, range_variables, wrapped
+from edgecbam.quantization import range_before, range_of, range_variables, wrapped
+from edgecbam.quantizers import LINEAR
 
 MAX_SCALE = 128.0  # half of what XNNPACK accepts: folding in another order must not cross its limit
 MARGIN = 1.001  # against rounding in float32
 WEIGHT_STEPS = 127.0  # on either side of zero
+ACTIVATION_STEPS = 255.0
+MAX_BIAS = 2.0**29  # a quarter of what 32 bits hold: the products are added to it
+MIN_WEIGHT = 1e-6  # of a weight range and of gamma: a scale of 0 cannot be stored
 
 
 def scales(model: Any) -> dict[str, float]:
@@ -26,14 +34,15 @@ def scales(model: Any) -> dict[str, float]:
     Args:
         model: calibrated quantization-aware model; a BatchNorm behind a convolution is folded into its weights.
     """
-    return {wrapper.layer.name: _scale(model, wrapper) for wrapper in _linear(model)}
+    return {wrapper.layer.name: _scale(wrapper) for wrapper in _linear(model)}
 
 
 def limit(model: Any) -> dict[str, float]:
-    """Widen output ranges until no requantization scale exceeds MAX_SCALE; the model is changed in place.
+    """Widen ranges until biases fit and no requantization scale exceeds MAX_SCALE; the model is changed in place.
 
     A wider output is a wider input of what comes next, so the layers are gone through in order, again and again until
-    nothing is left to widen. Widening keeps the zero point.
+    nothing is left to widen. Widening keeps the zero point. A gamma of BatchNorm nearer to 0 than MIN_WEIGHT becomes
+    MIN_WEIGHT.
 
     Returns:
         The scales that were too large when they were met, by the name of the convolution or dense layer.
@@ -41,12 +50,14 @@ def limit(model: Any) -> dict[str, float]:
     Raises:
         EnvironmentFailure: a range is empty, infinite or NaN.
     """
+    for wrapper in _linear(model):
+        _make_room_for_biases(wrapper)
     found: dict[str, float] = {}
     changed = True
     while changed:
         changed = False
         for wrapper in _linear(model):
-            scale = _scale(model, wrapper)
+            scale = _scale(wrapper)
             if scale <= MAX_SCALE:
                 continue
             changed = True
@@ -57,24 +68,50 @@ def limit(model: Any) -> dict[str, float]:
     return found
 
 
-def _linear(model: Any) -> list[Any]:
-    return [w for w in wrapped(model) if isinstance(w.layer, keras.layers.Conv2D | keras.layers.Dense)]
-
-
-def _scale(model: Any, wrapper: Any) -> float:
-    weight_step = float(np.max(_weight_ranges(wrapper))) / WEIGHT_STEPS
-    return _input_width(model, wrapper) * weight_step / _width(_range_after(wrapper))
-
-
-def _weight_ranges(wrapper: Any) -> np.ndarray:
-    """The largest weight that each output channel can hold, BatchNorm folded in."""
+def _make_room_for_biases(wrapper: Any) -> None:
+    """Widen weight ranges until |bias| <= MAX_BIAS * scale_in * scale_weight, channel by channel."""
+    norm = _folded_norm(wrapper)
+    if norm is not None and norm.gamma is not None:
+        gamma = np.asarray(norm.gamma)
+        norm.gamma.assign(np.where(np.abs(gamma) < MIN_WEIGHT, np.copysign(MIN_WEIGHT, gamma), gamma))
+    factor, bias = _folded(wrapper)
     _, _, variables = wrapper._weight_vars[0]
-    ranges = np.maximum(np.abs(variables["min_var"]), np.abs(variables["max_var"]))
-    norm = _only_reader(wrapper)
-    if norm is not None and isinstance(norm.layer, keras.layers.BatchNormalization):
-        gamma, _, _, variance = (np.asarray(value) for value in norm.layer.get_weights())
-        ranges = ranges * np.abs(gamma) / np.sqrt(variance + norm.layer.epsilon)
-    return np.asarray(ranges)
+    step = np.abs(bias) / (MAX_BIAS * min(_input_widths(wrapper)) / ACTIVATION_STEPS)
+    needed = np.maximum(MIN_WEIGHT, WEIGHT_STEPS * step / factor)
+    largest = variables["max_var"]
+    if not largest.shape.rank:  # one range for all channels
+        needed = needed.max()
+    wider = np.maximum(largest, needed)
+    largest.assign(wider)
+    variables["min_var"].assign(-wider)
+
+
+def _folded(wrapper: Any) -> tuple[np.ndarray, np.ndarray]:
+    """What BatchNorm multiplies the weights of each output channel by, without sign, and the bias once it is folded."""
+    layer, norm = wrapper.layer, _folded_norm(wrapper)
+    bias = np.zeros(1) if layer.bias is None else np.asarray(layer.bias)
+    if norm is None:
+        return np.ones(1), bias
+    factor = np.asarray(1.0 if norm.gamma is None else norm.gamma) / np.sqrt(norm.moving_variance + norm.epsilon)
+    return np.abs(factor), (bias - norm.moving_mean) * factor + (0.0 if norm.beta is None else norm.beta)
+
+
+def _folded_norm(wrapper: Any) -> Any | None:
+    """The BatchNorm layer that is folded into a convolution or dense layer; None without one."""
+    reader = _only_reader(wrapper)
+    layer = None if reader is None else reader.layer
+    return layer if isinstance(layer, keras.layers.BatchNormalization) else None
+
+
+def _linear(model: Any) -> list[Any]:
+    return [w for w in wrapped(model) if isinstance(w.layer, LINEAR)]
+
+
+def _scale(wrapper: Any) -> float:
+    _, _, variables = wrapper._weight_vars[0]
+    factor, _ = _folded(wrapper)
+    weight_step = float(np.max(np.asarray(variables["max_var"]) * factor)) / WEIGHT_STEPS
+    return max(_input_widths(wrapper)) * weight_step / _width(_range_after(wrapper))
 
 
 def _only_reader(wrapper: Any) -> Any | None:
@@ -90,18 +127,10 @@ def _range_after(wrapper: Any) -> Any:
     return variables
 
 
-def _input_width(model: Any, wrapper: Any) -> float:
-    """The width of the range of what a layer reads, of the widest where it reads several."""
-    sources = [wrapper.get_input_at(index) for index in range(len(wrapper.inbound_nodes))]
-    quantizer = input_quantizer(model)
-    widths = []
-    for source in sources:
-        layer = source.node.layer
-        if layer is quantizer:
-            widths.append(float(quantizer.quantizer.init_max) - float(quantizer.quantizer.init_min))
-        else:
-            widths.append(_width(range_variables(layer) or range_before(layer)))
-    return max(widths)
+def _input_widths(wrapper: Any) -> list[float]:
+    """The widths of the ranges of what a layer reads: one for each of its uses."""
+    sources = [wrapper.get_input_at(index).node.layer for index in range(len(wrapper.inbound_nodes))]
+    return [_width(range_of(source) or range_before(source)) for source in sources]
 
 
 def _width(variables: Any) -> float:

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Protocol
 
+from edgecbam.benchmarks import ablation_table
 from edgecbam.console import WIDTH, fold, printable, shortened
 from edgecbam.runtimes.onnx_nodes import FLOAT_MODEL
 
 INTEGERS = "int"
 FAILED = "status: reason"  # of a row without a time, from its place to the right margin
 PLACE = ("model", "runtime", "device", "thr")
-COLUMNS = (*PLACE, "top-1 %", "KiB", INTEGERS, "p50 ms", "speed-up", "verdict")
+COLUMNS = (*PLACE, "top-1 %", "RMSE", "KiB", INTEGERS, "p50 ms", "speed-up", "verdict")
 VARYING = {"device": "device", "thr": "threads"}  # columns that say something only where rows differ in them
-FIGURES = ("thr", "top-1 %", "KiB", INTEGERS, "p50 ms")
-LEAST_NEEDED = (INTEGERS, "KiB", "top-1 %")  # in the order in which they give way
+FIGURES = ("thr", "top-1 %", "RMSE", "KiB", INTEGERS, "p50 ms")
+LEAST_NEEDED = (INTEGERS, "KiB", "top-1 %", "RMSE")  # in the order in which they give way
 NAME_WIDTH, RUNTIME_WIDTH, DEVICE_WIDTH = 11, 16, 10
 
 
@@ -75,13 +76,14 @@ def figure(value: Any) -> str:
 
 
 def results_table(report: Mapping[str, Any]) -> str:
-    """The cells of a benchmark report: accuracy, size, median latency, and speed-up with its 95 % interval.
+    """The cells of a benchmark report: accuracy or RMSE, size, median latency, and speed-up with its 95 % interval.
 
     The speed-up is baseline / candidate latency in the same place; ``int`` is how many nodes run on integers, of
-    those on integers or in float, where a runtime tells; device and threads (``thr``) have columns where they vary. A
-    cell without figures shows its status and reason instead. Where all columns would leave the model too little room,
-    those of LEAST_NEEDED give way. Below stand the nodes that stay in float in quantized models and why, every reason
-    that the table had to cut, and what the protocol is good for.
+    those on integers or in float, where a runtime tells; device and threads (``thr``) have columns where they vary; the
+    RMSE of several targets stands as ``0.021/1.3``, their names below. A cell without figures shows its status and
+    reason instead. Where all columns would leave the model too little room, those of LEAST_NEEDED give way. Below
+    stand the nodes that stay in float in quantized models and why, every reason that the table had to cut, and what
+    the protocol is good for.
     """
     results = report["results"]
     compared = candidates(report)
@@ -100,7 +102,10 @@ def results_table(report: Mapping[str, Any]) -> str:
     cut = [fold(reason) for reason in reasons if reason not in text]
     in_float = [fold(line) for line in map(_in_float, results) if line]
     omitted = [f"no room for {', '.join(left_out)}: see report.json"] if left_out else []
-    return "\n".join([text, *in_float, *cut, *omitted, fold(printable(report["protocol"]["note"]))])
+    errors = (
+        [fold(printable(f"RMSE: of {'/'.join(_targets(results))}, each in its own unit"))] if "RMSE" in columns else []
+    )
+    return "\n".join([text, *errors, *in_float, *cut, *omitted, fold(printable(report["protocol"]["note"]))])
 
 
 def _has_a_use(column: str, results: Sequence[Mapping[str, Any]]) -> bool:
@@ -108,9 +113,16 @@ def _has_a_use(column: str, results: Sequence[Mapping[str, Any]]) -> bool:
         return any(row.get("nodes") for row in results)
     if column == "top-1 %":
         return any(row.get("accuracy") is not None for row in results)
+    if column == "RMSE":  # a classifier has none, nor has a report of before there was regression
+        return bool(_targets(results))
     if column in VARYING:
         return len({row[VARYING[column]] for row in results if VARYING[column] in row}) > 1
     return True
+
+
+def _targets(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The targets of a regression, in the order in which the rows name them; none for classifiers."""
+    return list(dict.fromkeys(name for row in results for name in row.get("rmse") or ()))
 
 
 def _cells(row: Mapping[str, str], columns: Sequence[str]) -> tuple[str, ...]:
@@ -178,6 +190,7 @@ def _result_row(row: Mapping[str, Any], name: str, compared: Sequence[Mapping[st
     return {
         **place,
         "top-1 %": percent(row["accuracy"]),
+        "RMSE": "/".join(f"{value:.3g}" for value in (row.get("rmse") or {}).values()) or "-",
         "KiB": "-" if size is None else f"{size / 1024:.0f}",
         INTEGERS: "-" if nodes is None else f"{nodes['integer']}/{nodes['integer'] + nodes['float']}",
         "p50 ms": f"{latency['p50']:.3g}",
@@ -230,3 +243,23 @@ def predictions_text(image: str, classes: Sequence[str], probabilities: Sequence
     """The image, and under it its classes with their probabilities in percent."""
     lines = [f"{100 * p:8.2f} %  {printable(name)}" for name, p in zip(classes, probabilities, strict=True)]
     return "\n".join([printable(image), *lines])
+
+
+def values_text(image: str, targets: Sequence[str], values: Sequence[float]) -> str:
+    """The image, and under it its targets with their values."""
+    lines = [f"{value:10.6g}  {printable(name)}" for name, value in zip(targets, values, strict=True)]
+    return "\n".join([printable(image), *lines])
+
+
+def ablation_text(report: Mapping[str, Any]) -> str:
+    """An ablation: accuracies, costs and paired differences as tables, and below them how to read them."""
+    shown = [table(ablation_table.ACCURACY_HEADS, ablation_table.accuracy_rows(report), frozenset(range(1, 6)))]
+    costs = ablation_table.cost_rows(report)
+    if costs:
+        shown.append(table(ablation_table.COST_HEADS, costs, frozenset({1, 2, 3})))
+    rows = [
+        row[:4] for factor in ablation_table.factors(report) for row in ablation_table.comparison_rows(report, factor)
+    ]
+    shown.append(table(ablation_table.COMPARISON_HEADS[:4], rows, frozenset({1, 2})))
+    shown.append("\n".join(fold(printable(note)) for note in ablation_table.notes(report)))
+    return "\n\n".join(shown)

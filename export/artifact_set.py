@@ -34,6 +34,8 @@ def write(
     ptq_model: Any,
     qat_model: Any,
     classes: tuple[str, ...],
+    target_mean: tuple[float, ...],
+    target_std: tuple[float, ...],
     samples: Samples,
     preprocessing: dict[str, Any],
     on_event: OnEvent,
@@ -46,7 +48,9 @@ def write(
         float_model: keras.Model with the averaged weights, float32.
         ptq_model: its quantization-aware twin, calibrated but not trained: post-training quantization.
         qat_model: its quantization-aware twin, trained.
-        classes: class names in label order.
+        classes: class names in label order; in regression the names of the targets.
+        target_mean: regression: what is added to an output times target_std; empty in classification.
+        target_std: see target_mean.
         samples: held-out images with their references.
         preprocessing: as the manifest states it.
         on_event: listener.
@@ -64,7 +68,10 @@ def write(
         "preprocessing": json.dumps(preprocessing, sort_keys=True),
         "recipe_digest": recipe.digest(),
         "input_layout": "NHWC",
+        "task": recipe.task,
     }
+    if recipe.task == "regression":
+        metadata |= {"target_mean": json.dumps(target_mean), "target_std": json.dumps(target_std)}
     onnx_models = functools.cache(lambda: onnx_model.convert(plain_float(), plain_int8(), recipe.export, metadata))
 
     def with_io(file: lowering.Lowered, dtype: str) -> lowering.Lowered:
@@ -94,7 +101,17 @@ def write(
         on_event(Event("export", step=done, total=len(makers), unit="file", message=f"{name}  {size}"))
     write_whole(folder / "labels.txt", "".join(f"{name}\n" for name in classes))
     artifacts.write_samples(folder, samples)
-    manifest = Manifest(profile, classes, preprocessing, files, recipe.digest(), _versions())
+    manifest = Manifest(
+        profile,
+        classes,
+        preprocessing,
+        files,
+        recipe.digest(),
+        _versions(),
+        recipe.task,
+        target_mean,
+        target_std,
+    )
     artifacts.write_manifest(folder, manifest)
     return manifest
 

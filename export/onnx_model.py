@@ -57,6 +57,16 @@ def convert(
         EnvironmentFailure: tf2onnx failed.
     """
     raw_float, raw_int8 = run_tf2onnx([float_tflite, int8_tflite], settings.onnx_opset)
+    return rewritten(raw_float, raw_int8, settings, metadata)
+
+
+def rewritten(
+    raw_float: onnx.ModelProto,
+    raw_int8: onnx.ModelProto,
+    settings: ExportConfig,
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[Converted, Converted]:
+    """What ``convert`` makes of tf2onnx's own conversions; arguments and result are those of ``convert``."""
     ends: list[onnx_passes.Pass] = []
     if settings.onnx_input == "uint8":
         ends = [onnx_passes.take_integers(*onnx_passes.input_quantization(raw_int8))]

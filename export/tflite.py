@@ -66,9 +66,16 @@ def check_requantization(content: bytes, where: str) -> None:
     """Refuse a file that LiteRT would refuse as a whole, naming the layer.
 
     Raises:
-        InputError: a convolution or dense layer has scale_in * scale_weight / scale_out of 256 or more.
+        InputError: a convolution or dense layer has scale_in * scale_weight / scale_out of 256 or more, or a bias that
+            its 32 bits cannot hold.
     """
-    for name, scale in TfliteGraph(content, where).requantization_scales().items():
+    graph = TfliteGraph(content, where)
+    for name in graph.cut_biases():
+        raise InputError(
+            f"{where}: the layer {name.split(';')[0]} has a bias too large for its scale, because BatchNorm all but "
+            "switches its weights off: run `edgecbam quantize` again, which widens their range"
+        )
+    for name, scale in graph.requantization_scales().items():
         if scale >= MAX_REQUANTIZATION:
             raise InputError(
                 f"{where}: LiteRT cannot run the layer {name.split(';')[0]}, whose requantization scale is "

@@ -110,6 +110,16 @@ class TfliteGraph:
             found[self.name(int(op.outputs[0]))] = source * weights / output
         return found
 
+    def cut_biases(self) -> list[str]:
+        """Names of the outputs of int8 convolutions and dense layers with a bias at the end of what int32 holds."""
+        found = []
+        for op in self.graph.operators:
+            if self.kind(op) in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") and len(op.inputs) > 2:
+                bias = None if int(op.inputs[2]) < 0 else self.constant(int(op.inputs[2]))
+                if bias is not None and bias.dtype == np.int32 and np.abs(bias.astype(np.int64)).max() >= 2**31 - 1:
+                    found.append(self.name(int(op.outputs[0])))
+        return found
+
     def only_consumer(self, tensor: int) -> Any | None:
         """The op that reads a tensor, if there is just one and the tensor is no output of the model."""
         readers = self.consumers[tensor]

@@ -3,6 +3,9 @@
 Every comparison is on logits of the held-out images in samples.npz. Integers are compared in LSB, the step of the
 quantized output. Where a threshold is a share of the images, one image is always allowed, so that a test set of forty
 images is not failed by a single tie.
+
+In regression there is no class to agree on: the values themselves are compared, in LSB of model_int8.tflite for want of
+a unit that fits all targets, and what int8 costs is the RMSE that it adds.
 """
 
 import dataclasses
@@ -23,6 +26,12 @@ from edgecbam.recipe import VerifyConfig
 
 from . import tflite_file
 
+# Regression: LSB of model_int8.tflite within which two values count as equal. Keras computes in float what LiteRT
+# rounds to integers layer by layer; two steps are less than one percent of the range of an output.
+CLOSE_LSB = 2
+# An output that moves by less from image to image could be anything within the LSB that are let pass.
+MIN_RANGE_LSB = 8
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -38,11 +47,21 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verification:
-    """All gates, and top-1 on the samples by file name."""
+    """All gates, and how right each file is on the samples.
+
+    Attributes:
+        gates: in the order in which they were tried.
+        images: number of samples.
+        accuracy: top-1 by file name; empty in regression.
+        rmse: regression: by file name and target, in the target's own unit; else empty.
+        mae: as rmse, the mean absolute error.
+    """
 
     gates: tuple[Gate, ...]
     images: int
     accuracy: dict[str, float]
+    rmse: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    mae: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -63,12 +82,13 @@ class Verification:
         return f"verification failed at {'; '.join(found)}"
 
     def to_json(self) -> dict[str, object]:
-        """The value of verify.json."""
+        """The value of verify.json; ``accuracy`` or ``rmse`` and ``mae``, as the task is."""
+        errors = {"rmse": self.rmse, "mae": self.mae} if self.rmse else {"accuracy": self.accuracy}
         return {
             "schema_version": 1,
             "passed": self.passed,
             "images": self.images,
-            "accuracy": self.accuracy,
+            **errors,
             "gates": [dataclasses.asdict(gate) for gate in self.gates],
         }
 
@@ -82,6 +102,7 @@ class Evidence:
         self.on_event = on_event
         self.manifest: Manifest = artifacts.load_manifest(folder)
         self.samples: Samples = artifacts.load_samples(folder)
+        artifacts.check_task(folder, self.manifest, self.samples)
         self._outputs: dict[str, np.ndarray] = {}
         self.partitions: dict[str, int] = {}
         self.outside: dict[str, list[str]] = {}
@@ -92,21 +113,25 @@ class Evidence:
         return normalize(self.samples.images, self.manifest.preprocessing)
 
     def raw(self, name: str) -> np.ndarray:
-        """Outputs of a file as its runtime gives them: [n, classes], integer for integer models."""
+        """Outputs of a file as its runtime gives them: [n, classes or targets], integer for integer models."""
         if name not in self._outputs:
             self._outputs[name] = self._run(name)
         return self._outputs[name]
 
     def logits(self, name: str) -> np.ndarray:
-        """Outputs of a file as real numbers: [n, classes] float32."""
+        """Outputs of a file as real numbers: [n, classes or targets] float32."""
         return runtimes.to_real(self.raw(name), self.manifest.files[name].output)
 
     def lsb(self) -> float:
-        """The step of the int8 model's logits."""
+        """The step of the int8 model's outputs."""
         scale = self.manifest.files["model_int8.tflite"].output.scale
         if not scale:
             raise InputError(f"{self.folder}: the manifest gives no scale for model_int8.tflite: export it again")
         return scale
+
+    def by_target(self, errors: np.ndarray) -> dict[str, float]:
+        """Regression: errors [k] of outputs by target, in the targets' own units."""
+        return metrics.by_target(errors, self.manifest.classes, self.manifest.target_std)
 
     def _run(self, name: str) -> np.ndarray:
         if name not in self.manifest.files:
@@ -149,8 +174,9 @@ def check(folder: Path, config: VerifyConfig, on_event: OnEvent = ignore) -> Ver
         MissingPackage: ai-edge-litert or onnxruntime is not installed.
     """
     evidence = Evidence(folder, config, on_event)
+    regression = evidence.manifest.task == "regression"
     gates = [digests(evidence)]
-    for gate in GATES:
+    for gate in REGRESSION_GATES if regression else GATES:
         try:
             gates.append(gate(evidence))
         except EdgeCbamError as error:
@@ -158,14 +184,23 @@ def check(folder: Path, config: VerifyConfig, on_event: OnEvent = ignore) -> Ver
                 raise
             name = gate.__name__
             gates.append(Gate(name, False, None, None, "the file runs at all", str(error)))
-    accuracy = {
-        name: metrics.top1(evidence.raw(name), evidence.samples.labels)
+    outputs = {
+        name: evidence.logits(name) if regression else evidence.raw(name)
         for name in evidence.manifest.files
         if name in evidence._outputs or _runs(evidence, name)
     }
-    accuracy["keras_float"] = metrics.top1(evidence.samples.keras_float, evidence.samples.labels)
-    accuracy["keras_qat"] = metrics.top1(evidence.samples.keras_qat, evidence.samples.labels)
-    return Verification(tuple(gates), len(evidence.samples.images), accuracy)
+    outputs |= {name: getattr(evidence.samples, name) for name in REFERENCES}
+    labels, count = evidence.samples.labels, len(evidence.samples.images)
+    if not regression:
+        return Verification(tuple(gates), count, {name: metrics.top1(one, labels) for name, one in outputs.items()})
+    finite = {name: one for name, one in outputs.items() if np.isfinite(one).all()}
+    return Verification(
+        tuple(gates),
+        count,
+        {},
+        {name: evidence.by_target(metrics.rmse(one, labels)) for name, one in finite.items()},
+        {name: evidence.by_target(metrics.mae(one, labels)) for name, one in finite.items()},
+    )
 
 
 def _runs(evidence: Evidence, name: str) -> bool:
@@ -189,11 +224,14 @@ def digests(evidence: Evidence) -> Gate:
     return Gate("digests", True, count, count, "files whose sha256 is the manifest's", "")
 
 
+REFERENCES = ("keras_float", "keras_qat")
+
+
 def reference_speaks(evidence: Evidence) -> Gate:
     """The Keras references are finite, differ from image to image and choose more than one class."""
     meaning = "classes that the references choose among; at least 2"
     chosen = []
-    for name in ("keras_float", "keras_qat"):
+    for name in REFERENCES:
         logits = getattr(evidence.samples, name)
         if not np.isfinite(logits).all():
             return Gate("reference_speaks", False, 0, 2, meaning, f"{name} holds NaN or infinity")
@@ -204,13 +242,29 @@ def reference_speaks(evidence: Evidence) -> Gate:
     return Gate("reference_speaks", min(chosen) >= 2, min(chosen), 2, meaning, detail)
 
 
+def reference_varies(evidence: Evidence) -> Gate:
+    """Regression: every output of the Keras references is finite and moves from image to image."""
+    meaning = "LSB by which an output of the references moves over all images, at least"
+    worst, detail = math.inf, ""
+    for name in REFERENCES:
+        values = getattr(evidence.samples, name)
+        if not np.isfinite(values).all():
+            return Gate("reference_varies", False, 0.0, MIN_RANGE_LSB, meaning, f"{name} holds NaN or infinity")
+        moves = np.ptp(values, axis=0) / evidence.lsb()
+        if moves.min() < worst:
+            worst, detail = float(moves.min()), f"{evidence.manifest.classes[int(moves.argmin())]} of {name}"
+    passed = worst >= MIN_RANGE_LSB
+    hint = "" if passed else ", which hardly depends on the image: train longer, or leave this target out"
+    return Gate("reference_varies", passed, worst, MIN_RANGE_LSB, meaning, detail + hint)
+
+
 def not_saturated(evidence: Evidence) -> Gate:
-    """The int8 logits do not stick at the ends of their range."""
+    """The int8 outputs do not stick at the ends of their range."""
     raw = evidence.raw("model_int8.tflite")
     bounds = np.iinfo(raw.dtype) if raw.dtype.kind in "iu" else None
     value = 1.0 if bounds is None else float(np.mean((raw == bounds.min) | (raw == bounds.max)))
     limit = evidence.config.max_saturated
-    return Gate("not_saturated", value <= limit, value, limit, "share of int8 logits at -128 or 127", "")
+    return Gate("not_saturated", value <= limit, value, limit, "share of int8 outputs at -128 or 127", "")
 
 
 def int8_only(evidence: Evidence) -> Gate:
@@ -234,13 +288,13 @@ def partitions(evidence: Evidence) -> Gate:
 
 def float_parity(evidence: Evidence) -> Gate:
     """The float32 files agree with Keras."""
-    errors = {
-        name: metrics.relative_error(evidence.logits(name), evidence.samples.keras_float)
-        for name in ("model_fp32.tflite", "model_fp32.onnx")
-    }
+    errors, limit = {}, evidence.config.max_float_error
+    meaning = "largest error of a float32 output relative to the largest reference output"
+    for name in ("model_fp32.tflite", "model_fp32.onnx"):
+        errors[name] = metrics.relative_error(evidence.logits(name), evidence.samples.keras_float)
+        if not math.isfinite(errors[name]):
+            return Gate("float_parity", False, None, limit, meaning, f"{name} gives NaN or infinity")
     worst = max(errors, key=lambda name: errors[name])
-    limit = evidence.config.max_float_error
-    meaning = "largest error of a float32 logit relative to the largest reference logit"
     return Gate("float_parity", errors[worst] <= limit, errors[worst], limit, meaning, worst)
 
 
@@ -266,6 +320,54 @@ def qat_agreement(evidence: Evidence) -> Gate:
         evidence.config.min_qat_agreement,
         "images on which model_int8.tflite and Keras QAT choose the same class (within 1 LSB counts as equal)",
     )
+
+
+def fp16_closeness(evidence: Evidence) -> Gate:
+    """Regression: model_fp16.tflite gives the values that float Keras gives."""
+    return _closeness(
+        evidence,
+        "fp16_closeness",
+        evidence.logits("model_fp16.tflite"),
+        evidence.samples.keras_float,
+        evidence.config.min_fp16_agreement,
+        f"images on which model_fp16.tflite is within {CLOSE_LSB} LSB of model_int8.tflite from float Keras",
+    )
+
+
+def qat_closeness(evidence: Evidence) -> Gate:
+    """Regression: model_int8.tflite gives the values that the quantization-aware Keras model gives."""
+    return _closeness(
+        evidence,
+        "qat_closeness",
+        evidence.logits("model_int8.tflite"),
+        evidence.samples.keras_qat,
+        evidence.config.min_qat_agreement,
+        f"images on which model_int8.tflite is within {CLOSE_LSB} LSB of Keras QAT",
+    )
+
+
+def _closeness(
+    evidence: Evidence,
+    name: str,
+    candidate: np.ndarray,
+    reference: np.ndarray,
+    threshold: float,
+    meaning: str,
+) -> Gate:
+    """On how many images all values are within CLOSE_LSB of the reference."""
+    count, step = len(reference), evidence.lsb()
+    for whose, values in (("the file", candidate), ("Keras", reference)):
+        if not np.isfinite(values).all():
+            return Gate(name, False, None, threshold, meaning, f"{whose} gives NaN or infinity")
+    errors = np.abs(candidate.astype(np.float64) - reference.astype(np.float64)).max(axis=1) / step
+    differing = int(np.sum(errors > CLOSE_LSB * (1 + 1e-6)))
+    allowed = _allowed(1 - threshold, count)
+    largest = float(errors.max())
+    detail = (
+        f"{differing} of {count} differ by more, {allowed} allowed; at most {largest:.2g} LSB, "
+        f"{largest / 255:.2%} of the range of an int8 output"
+    )
+    return Gate(name, differing <= allowed, 1 - differing / count, threshold, meaning, detail)
 
 
 def _agreement(
@@ -302,8 +404,8 @@ def onnx_parity(evidence: Evidence) -> Gate:
         np.rint(finite).astype(np.int64) + zero_point, evidence.raw("model_int8.tflite").astype(np.int64)
     )
     value, limit = int(errors.max()), evidence.config.max_onnx_lsb
-    meaning = "largest difference of a logit between model_int8.onnx and model_int8.tflite in LSB"
-    detail = f"{int(np.sum(errors == 0))} of {errors.size} logits are equal"
+    meaning = "largest difference of an output between model_int8.onnx and model_int8.tflite in LSB"
+    detail = f"{int(np.sum(errors == 0))} of {errors.size} outputs are equal"
     return Gate("onnx_parity", value <= limit, value, limit, meaning, detail)
 
 
@@ -330,6 +432,27 @@ def accuracy_drop(evidence: Evidence) -> Gate:
     return Gate("accuracy_drop", lost <= allowed, value, limit, "float top-1 minus int8 top-1", detail)
 
 
+def rmse_increase(evidence: Evidence) -> Gate:
+    """Regression: int8 keeps the RMSE of the float model, target by target.
+
+    What rounding the output to one of 256 steps adds by itself, LSB / sqrt(12), no file with an 8-bit output can avoid;
+    it is counted as the float model's, so that a network whose errors are smaller than a step can pass.
+    """
+    labels = evidence.samples.labels
+    floats = metrics.rmse(evidence.samples.keras_float, labels)
+    integers = metrics.rmse(evidence.logits("model_int8.tflite"), labels)
+    rounding = evidence.lsb() / math.sqrt(12)
+    increases = integers / np.sqrt(floats**2 + rounding**2) - 1
+    worst, limit = int(np.argmax(increases)), evidence.config.max_rmse_increase
+    name = evidence.manifest.classes[worst]
+    before, after = evidence.by_target(floats)[name], evidence.by_target(integers)[name]
+    step = evidence.by_target(np.full_like(floats, rounding))[name]
+    detail = f"{name}: RMSE {before:.4g} float, {after:.4g} int8, rounding alone {step:.2g}; n {len(labels)}"
+    meaning = "largest relative increase of a target's RMSE from float to int8"
+    value = float(increases[worst])
+    return Gate("rmse_increase", value <= limit, value if math.isfinite(value) else None, limit, meaning, detail)
+
+
 GATES: tuple[Callable[[Evidence], Gate], ...] = (
     reference_speaks,
     not_saturated,
@@ -342,4 +465,16 @@ GATES: tuple[Callable[[Evidence], Gate], ...] = (
     onnx_parity,
     onnx_agreement,
     accuracy_drop,
+)
+REGRESSION_GATES: tuple[Callable[[Evidence], Gate], ...] = (
+    reference_varies,
+    not_saturated,
+    int8_only,
+    partitions,
+    float_parity,
+    fp16_closeness,
+    qat_closeness,
+    uint8_equals_int8,
+    onnx_parity,
+    rmse_increase,
 )

@@ -260,6 +260,46 @@ def test_an_altered_export_fails_verification_by_name(small_run: Path, name: str
         api.verify(small_run)
 
 
+class Decoded:
+    """Images that are decoded when they are asked for; notes what was."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels, self.asked = pixels, [np.zeros(0, np.int64)]
+        self.shape, self.dtype, self.nbytes = pixels.shape, pixels.dtype, pixels.nbytes
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, key: np.ndarray) -> np.ndarray:
+        self.asked.append(key)
+        return np.asarray(self._pixels[key])
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise AssertionError("all images at once may be more than memory holds")
+
+
+def test_calibration_decodes_what_it_needs_and_no_more() -> None:
+    from edgecbam.datasets import Dataset
+    from edgecbam.preprocessing import describe, normalize
+
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 8, 8, 1), np.uint8)
+    labels = np.zeros(500, np.int64)
+    images, rest = Decoded(pixels), Decoded(pixels[:7])
+    dataset = Dataset(("a", "b"), images, labels, rest, labels[:7], rest, labels[:7])
+    settings = recipe.load("fashion_cbam", ("quantize.calibration_images=150", "data.height=8", "data.width=8"))
+    described = describe(recipe.override(settings, ("data.channels=1",)).data)
+    batches = api.calibration_batches(settings, dataset, described)
+    assert (batches.images, [len(batch) for batch in batches]) == (150, [75, 75])
+    _, asked = images.asked
+    assert len(set(asked.tolist())) == 150
+    assert (np.diff(asked) > 0).all(), "in the order in which they lie"
+    for _ in range(2):
+        np.testing.assert_array_equal(np.concatenate(list(batches)), normalize(pixels[asked], described))
+    assert len(images.asked) == 2
+    assert api._sample_count(settings, dataset) == 7
+    assert len(rest.asked) == 1, "the size of an image is known without decoding one"
+
+
 def test_default_out_counts_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = recipe.load("fashion_cbam")

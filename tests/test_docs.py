@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from edgecbam import api, artifacts, cli
-from edgecbam.benchmarks import lowering_table, onnx_table, readme_table, trust_table
+from edgecbam.benchmarks import ablation_table, lowering_table, onnx_table, readme_table, trust_table
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -104,6 +104,14 @@ def test_the_tables_of_onnx_are_those_of_the_committed_report() -> None:
         "resnet 32/64/128 at 96x96",
         "resnet-20 at 32x32",
     }
+
+
+def test_the_results_of_ablations_are_those_of_the_committed_reports() -> None:
+    document = (ROOT / "docs" / "ablation.md").read_text("utf-8")
+    reports = ablation_table.reports(ROOT / "benchmarks" / "results")
+    assert ablation_table.renew(document, reports) == document
+    for name, report in reports.items():
+        assert len(report["runs"]) == report["planned_runs"], f"{name} is not finished"
 
 
 def test_the_tables_of_trust_are_those_of_the_committed_reports() -> None:

@@ -22,14 +22,22 @@ class CountedDropout(keras.layers.Layer):  # type: ignore[misc]
     def build(self, input_shape: Any) -> None:
         start = keras.initializers.Constant(random.getrandbits(31))
         self.counter = self.add_weight(
-            name="counter", shape=(), dtype=tf.int64, initializer=start, trainable=False, experimental_autocast=False
+            name="counter",
+            shape=(),
+            dtype=tf.int64,
+            initializer=start,
+            trainable=False,
+            experimental_autocast=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,  # all devices count alike
         )
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         if not training:
             return inputs
         count = self.counter.assign_add(1)
-        return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed=tf.stack([count, count]))
+        context = tf.distribute.get_replica_context()
+        device = tf.cast(0 if context is None else context.replica_id_in_sync_group, tf.int64)  # each has its own mask
+        return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed=tf.stack([count, count + device]))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate}

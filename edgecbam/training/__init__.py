@@ -1,10 +1,11 @@
-"""Training: exponentially decaying learning rate, moving average of the weights, checkpoints."""
+"""Training: losses, optimisers, schedules, moving average of the weights, checkpoints, several devices."""
 
+from . import cluster, distribution, losses
 from .average import WeightAverage, batchnorm_statistics
 from .history import EpochRecord
 from .inference import predict
-from .learning_rate import WarmUpDecay, schedule
-from .loop import FitResult, fit
+from .learning_rate import WarmUpCosine, WarmUpDecay, schedule
+from .loop import FitResult, check, fit
 from .optimizers import make_optimizer
 from .precision import begin, precision_policy, resolve_precision
 from .steps import make_step
@@ -12,11 +13,16 @@ from .steps import make_step
 __all__ = [
     "EpochRecord",
     "FitResult",
+    "WarmUpCosine",
     "WarmUpDecay",
     "WeightAverage",
     "batchnorm_statistics",
     "begin",
+    "check",
+    "cluster",
+    "distribution",
     "fit",
+    "losses",
     "make_optimizer",
     "make_step",
     "precision_policy",

@@ -1,8 +1,11 @@
-"""The exponential moving average of the weights.
+"""The exponential moving average of the weights, with the warm-up of ``tf.train.ExponentialMovingAverage``.
 
-It is TensorFlow's ``tf.train.ExponentialMovingAverage`` with its warm-up: shadow = d * shadow + (1 - d) * variable with
-d = min(decay, (1 + n) / (10 + n)) at update n. BatchNorm's moving mean and variance are averaged together with the
-weights, as EfficientNet's training does (https://arxiv.org/abs/1905.11946 §5).
+shadow = d * shadow + (1 - d) * variable with d = min(decay, (1 + n) / (10 + n)) at update n. BatchNorm's moving mean
+and variance are averaged together with the weights, as EfficientNet's training does
+(https://arxiv.org/abs/1905.11946 §5).
+
+TensorFlow's own class computes the same (a test compares the two) but not inside a ``tf.distribute`` strategy, so the
+line is written out here: every device averages its own copy of the weights, which are equal on all of them.
 """
 
 import contextlib
@@ -18,15 +21,21 @@ class WeightAverage:
 
     def __init__(self, model: Any, decay: float) -> None:
         self.model = model
-        self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name="ema_updates")
+        self.decay = decay
         self.variables = list(model.trainable_variables) + batchnorm_statistics(model)
-        self._average = tf.train.ExponentialMovingAverage(decay, num_updates=self.updates)
-        self._average.apply(self.variables)  # creates the shadows, equal to the variables
-        self.shadows = [self._average.average(variable) for variable in self.variables]
+        self._strategy = model.distribute_strategy
+        with self._strategy.scope():
+            self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name="ema_updates")
+            self.shadows = [
+                tf.Variable(tf.identity(variable), trainable=False, name="shadow") for variable in self.variables
+            ]
 
     def update(self) -> None:
         """Average the present weights in; call once after every optimiser step, inside or outside a tf.function."""
-        self._average.apply(self.variables)
+        count = tf.cast(self.updates, tf.float32)
+        rate = 1.0 - tf.minimum(self.decay, (1.0 + count) / (10.0 + count))
+        for shadow, variable in zip(self.shadows, self.variables, strict=True):
+            self._strategy.extended.update(shadow, _approach, args=(variable, rate))
         self.updates.assign_add(1)
 
     @contextlib.contextmanager
@@ -43,11 +52,19 @@ class WeightAverage:
     def assign(self) -> None:
         """Give the model the averaged weights for good."""
         for variable, shadow in zip(self.variables, self.shadows, strict=True):
-            variable.assign(shadow)
+            variable.assign(tf.identity(shadow))
+
+
+def _approach(shadow: Any, variable: Any, rate: Any) -> Any:
+    return shadow.assign_sub((shadow - variable) * rate)
 
 
 def batchnorm_statistics(model: Any) -> list[Any]:
     """Moving means and variances of a model, plain or quantization-aware."""
+    return [variable for norm in batchnorms(model) for variable in (norm.moving_mean, norm.moving_variance)]
+
+
+def batchnorms(model: Any) -> list[Any]:
+    """The BatchNormalization layers of a model, plain or quantization-aware."""
     layers = (getattr(layer, "layer", layer) for layer in model.layers)
-    norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
-    return [variable for norm in norms for variable in (norm.moving_mean, norm.moving_variance)]
+    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]

@@ -1,17 +1,18 @@
-"""Logits of a Keras model in inference mode."""
+"""Outputs of a Keras model in inference mode."""
 
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from edgecbam.datasets import Images
 from edgecbam.preprocessing import normalize
 
 EVALUATION_BATCH = 250
 
 
-def predict(model: Any, images: np.ndarray, preprocessing: dict[str, Any]) -> np.ndarray:
-    """Logits of a Keras model in inference mode: uint8 [n, h, w, c] -> float32 [n, classes]."""
+def predict(model: Any, images: Images, preprocessing: dict[str, Any]) -> np.ndarray:
+    """Outputs of a Keras model in inference mode: uint8 [n, h, w, c] -> float32 [n, classes or targets]."""
     call = _inference(model)
     parts = [
         call(tf.constant(normalize(images[start : start + EVALUATION_BATCH], preprocessing))).numpy()

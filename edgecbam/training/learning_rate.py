@@ -1,5 +1,6 @@
-"""The learning rate over the steps of a training: warm-up, then exponential decay."""
+"""The learning rate over the steps of a training: warm-up, then exponential decay or half a cosine."""
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -35,8 +36,39 @@ class WarmUpDecay(keras.optimizers.schedules.LearningRateSchedule):  # type: ign
         }
 
 
-def schedule(config: TrainConfig, steps_per_epoch: int) -> WarmUpDecay:
-    """The learning rate over steps, from settings that count epochs."""
+@keras.utils.register_keras_serializable("edgecbam")
+class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """Linear warm-up, then half a cosine down to 0: lr * (1 + cos(pi * (step - w) / (total - w))) / 2.
+
+    w is ``warmup_steps``, before which the rate is lr * (step + 1) / w; after ``total_steps`` it stays 0.
+    Loshchilov and Hutter, https://arxiv.org/abs/1608.03983 §3, without restarts.
+    """
+
+    def __init__(self, learning_rate: float, total_steps: float, warmup_steps: float) -> None:
+        self.learning_rate = learning_rate
+        self.total_steps = total_steps
+        self.warmup_steps = warmup_steps
+
+    def __call__(self, step: Any) -> Any:
+        done = tf.cast(step, tf.float32)
+        share = (done - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1e-6)
+        rate = self.learning_rate * 0.5 * (1.0 + tf.cos(math.pi * tf.clip_by_value(share, 0.0, 1.0)))
+        return rate * tf.minimum((done + 1.0) / max(self.warmup_steps, 1e-6), 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "learning_rate": self.learning_rate,
+            "total_steps": self.total_steps,
+            "warmup_steps": self.warmup_steps,
+        }
+
+
+def schedule(config: TrainConfig, steps_per_epoch: int) -> Any:
+    """The learning rate over steps, from settings that count epochs: WarmUpDecay or WarmUpCosine."""
+    if config.schedule == "cosine":
+        return WarmUpCosine(
+            config.learning_rate, config.epochs * steps_per_epoch, config.warmup_epochs * steps_per_epoch
+        )
     return WarmUpDecay(
         config.learning_rate,
         config.decay_rate,

@@ -1,8 +1,8 @@
-"""The training loop, the same for float training and quantization-aware training."""
+"""The training loop, the same for float training and quantization-aware training, on one device or many."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from edgecbam import metrics
-from edgecbam.datasets import Dataset
-from edgecbam.datasets.pipeline import batches
+from edgecbam import metrics, models
+from edgecbam.datasets import Dataset, pipeline
 from edgecbam.errors import EnvironmentFailure
 from edgecbam.events import Event, OnEvent
-from edgecbam.recipe import TrainConfig
+from edgecbam.recipe import Task, TrainConfig
 
+from . import distribution, losses
 from .average import WeightAverage
+from .checkpoints import Checkpoints, Progress
 from .history import EpochRecord, History
 from .inference import predict
 from .learning_rate import schedule
@@ -29,11 +30,42 @@ PROGRESS_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training did; the model itself has been changed in place and holds the averaged weights."""
+    """What a training did; the model itself has been changed in place and holds the averaged weights.
+
+    Attributes:
+        history: of all epochs, also of those before a resume.
+        raw_logits: [n, outputs] float32 of the test images with the weights as trained.
+        images_per_second: trained on, by all workers together, validation and checkpoints not counted.
+    """
 
     history: tuple[EpochRecord, ...]
     raw_logits: np.ndarray
     images_per_second: float
+
+
+def check(dataset: Dataset, config: TrainConfig, preprocessing: dict[str, Any]) -> None:
+    """Refuse settings that do not fit the data, before anything is written.
+
+    Args:
+        dataset: as for ``fit``.
+        config: its loss, class weights and augmentation are looked at.
+        preprocessing: how pixels become inputs.
+
+    Raises:
+        InputError: saying which setting, and how to mend it.
+    """
+    _loss(dataset, config)
+    pipeline.check(dataset.train_images, dataset.train_labels, _classes(dataset), config, preprocessing)
+
+
+def _classes(dataset: Dataset) -> int | None:
+    """The number of classes; None for a regression."""
+    return None if dataset.train_labels.dtype.kind == "f" else len(dataset.classes)
+
+
+def _loss(dataset: Dataset, config: TrainConfig) -> losses.Loss:
+    task: Task = "regression" if _classes(dataset) is None else "classification"
+    return losses.resolve(config.loss, task, len(dataset.classes))
 
 
 def fit(
@@ -50,126 +82,193 @@ def fit(
     """Train a model in place and leave it with the averaged weights.
 
     Args:
-        model: keras.Model from float32 [n, h, w, c] to logits [n, classes].
-        dataset: uint8 images and int64 labels.
-        config: how to train.
+        model: keras.Model from float32 [n, h, w, c] to logits [n, classes] or values [n, k]; trained on the devices of
+            the tf.distribute strategy in whose scope it was built.
+        dataset: uint8 images; int64 labels, or float32 [n, k] standardised targets.
+        config: how to train; ``distribution`` was heeded where the model was built.
         preprocessing: how pixels become inputs, as in the manifest.
-        checkpoints: folder for a checkpoint after each epoch; a checkpoint found there is continued from.
+        checkpoints: folder for checkpoints; one that is found there is continued from. Each worker has its own.
         stage: name for events.
         refresh: called after averaged weights were swapped in, to bring untrained state up to date (ranges of QAT).
         on_event: listener.
 
     Raises:
-        EnvironmentFailure: the loss is no longer finite; the checkpoint of the last whole epoch stays.
+        InputError: the loss or the augmentation does not fit, or a checkpoint is of another network.
+        EnvironmentFailure: the loss is no longer finite, or a worker was lost; the last checkpoint stays.
     """
-    images, labels = dataset.train_images, dataset.train_labels
-    steps_per_epoch = math.ceil(len(images) / config.batch_size)
-    optimizer = make_optimizer(config, schedule(config, steps_per_epoch))
-    optimizer.build(model.trainable_variables)
-    average = WeightAverage(model, config.ema_decay)
-    epochs_done = tf.Variable(0, dtype=tf.int64, trainable=False)
-    history = History(checkpoints.parent / "history.csv")
-    checkpoint = tf.train.Checkpoint(
-        model=model, optimizer=optimizer, shadows=average.shadows, updates=average.updates, epochs=epochs_done
-    )
-    manager = tf.train.CheckpointManager(checkpoint, str(checkpoints), max_to_keep=1)
-    if manager.latest_checkpoint:
-        checkpoint.restore(manager.latest_checkpoint).assert_existing_objects_matched()
-        on_event(Event(stage, message=f"continuing after epoch {int(epochs_done)} of {config.epochs}"))
-    history.keep(int(epochs_done))
-    step = make_step(model, optimizer, average, config)
-    seconds, trained = 0.0, 0
-    for epoch in range(int(epochs_done), config.epochs):
-        started = time.perf_counter()
-        stream = batches(
-            images,
-            labels,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epoch=epoch,
-            flip=config.flip,
-            shift_pixels=config.shift_pixels,
-            preprocessing=preprocessing,
-            shuffle=True,
+    strategy = model.distribute_strategy
+    addresses = distribution.workers(strategy)
+    with distribution.explained(addresses):
+        return _Fit(model, dataset, config, preprocessing, checkpoints, stage, refresh, on_event).run()
+
+
+class _Fit:
+    """The state of one training.
+
+    All workers do the same at the same time, validation and checkpoints included: BatchNorm's statistics are spread
+    over them, and reading one asks all workers. Only the folders differ.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        dataset: Dataset,
+        config: TrainConfig,
+        preprocessing: dict[str, Any],
+        checkpoints: Path,
+        stage: str,
+        refresh: Callable[[], None] | None,
+        on_event: OnEvent,
+    ) -> None:
+        self.model, self.dataset, self.config, self.preprocessing = model, dataset, config, preprocessing
+        self.folder, self.stage, self.refresh, self.on_event = checkpoints, stage, refresh, on_event
+        self.strategy = model.distribute_strategy
+        self.classes = _classes(dataset)
+        self.steps_per_epoch = pipeline.batch_count(len(dataset.train_images), config)
+        self.loss = _loss(dataset, config)
+        distribution.synchronise(model)
+        with self.strategy.scope():
+            self.optimizer = make_optimizer(config, schedule(config, self.steps_per_epoch))
+            self.optimizer.build(model.trainable_variables)
+        self.average = WeightAverage(model, config.ema_decay)
+        self.progress = Progress(self.strategy)
+        self.checkpoints = Checkpoints(
+            checkpoints, model, self.optimizer, self.average, self.progress, config.checkpoint_minutes
         )
-        loss = _epoch(step, stream, stage, epoch, config.epochs, len(images), checkpoints, on_event)
-        seconds += time.perf_counter() - started
-        trained += len(images)
-        _require_finite(model, epoch, checkpoints)
-        record = EpochRecord(
-            epoch + 1,
-            float(optimizer.learning_rate),
-            loss,
-            *_validate(model, average, dataset, preprocessing, refresh),
-        )
-        epochs_done.assign(epoch + 1)
-        history.append(record)
-        manager.save()
-        on_event(Event(stage, message=_describe(record, config.epochs)))
-    raw_logits = predict(model, dataset.test_images, preprocessing)
-    average.assign()
-    if refresh is not None:
-        refresh()
-    return FitResult(tuple(history.records), raw_logits, trained / seconds if seconds else 0.0)
+        metric = "rmse" if self.classes is None else "accuracy"
+        self.history = History(checkpoints.parent / "history.csv", metric)
 
+    def run(self) -> FitResult:
+        epochs = self.config.epochs
+        if self.checkpoints.restore(self.say):
+            self.say(f"continuing {self._where()}")
+        self.history.keep(self.progress.epochs)
+        step, seconds, trained = None, 0.0, 0
+        while self.progress.epochs < epochs:
+            epoch = self.progress.epochs
+            if step is None or epoch == self.config.freeze_epochs:
+                self._freeze(epoch < self.config.freeze_epochs)
+                step = make_step(self.model, self.optimizer, self.average, self.config, self.loss)
+            started, before = time.perf_counter(), self.progress.images
+            self._epoch(step, epoch)
+            seconds += time.perf_counter() - started
+            trained += self.progress.images - before
+            self._require_finite(epoch)
+            rate, loss = float(self.optimizer.learning_rate.numpy()), self.progress.loss_sum / self.progress.images
+            self.progress.next_epoch()
+            record = EpochRecord(epoch + 1, rate, loss, *self._validate(), self.history.metric)
+            self.history.append(record)
+            self.checkpoints.save(self.progress.epochs * self.steps_per_epoch)
+            self.say(_describe(record, epochs))
+        self._freeze(False)
+        raw_logits = predict(self.model, self.dataset.test_images, self.preprocessing)
+        self.average.assign()
+        if self.refresh is not None:
+            self.refresh()
+        return FitResult(tuple(self.history.records), raw_logits, trained / seconds if seconds else 0.0)
 
-def _epoch(
-    step: Any,
-    stream: Any,
-    stage: str,
-    epoch: int,
-    epochs: int,
-    images: int,
-    checkpoints: Path,
-    on_event: OnEvent,
-) -> float:
-    """Run one epoch; returns the mean loss over its images."""
-    total, done, shown = 0.0, 0, time.perf_counter()
-    for batch, (inputs, labels) in enumerate(stream, start=1):
-        loss = float(step(inputs, labels))
-        if not math.isfinite(loss):
-            raise EnvironmentFailure(
-                f"the loss became {loss} in epoch {epoch + 1} at step {batch}: {_after_divergence(epoch, checkpoints)}"
+    def say(self, message: str) -> None:
+        self.on_event(Event(self.stage, message=message))
+
+    def _freeze(self, frozen: bool) -> None:
+        if self.config.freeze_epochs:
+            (models.freeze if frozen else models.unfreeze)(self.model)
+
+    def _epoch(self, step: Any, epoch: int) -> None:
+        """Run what is left of an epoch."""
+        progress, all_images, shown = self.progress, len(self.dataset.train_images), time.perf_counter()
+        for parts in self._stream(epoch):
+            loss, due = step(parts, tf.constant(float(self.checkpoints.due()))).numpy().tolist()
+            if not math.isfinite(loss):
+                raise EnvironmentFailure(
+                    f"the loss became {loss} in epoch {epoch + 1} at step {progress.batches + 1}: "
+                    f"{self._after_divergence()}"
+                )
+            progress.add(loss, min(self.config.batch_size, all_images - progress.images))
+            ended = progress.batches == self.steps_per_epoch
+            if due and not ended:  # the same on all workers, for the step has summed their clocks' verdicts
+                self._require_finite(epoch)
+                self.checkpoints.save(epoch * self.steps_per_epoch + progress.batches)
+            if time.perf_counter() - shown > PROGRESS_SECONDS or ended:
+                shown = time.perf_counter()
+                self._show(epoch, all_images)
+
+    def _stream(self, epoch: int) -> Iterator[Any]:
+        """The batches of an epoch from where it was left: for each, the parts of this process' devices."""
+        dataset = self.dataset
+        streams = [
+            pipeline.batches(
+                dataset.train_images,
+                dataset.train_labels,
+                classes=self.classes,
+                config=self.config,
+                epoch=epoch,
+                preprocessing=self.preprocessing,
+                start_batch=self.progress.batches,
+                shard=shard,
             )
-        total += loss * len(labels)
-        done += len(labels)
-        if time.perf_counter() - shown > PROGRESS_SECONDS or done == images:
-            shown = time.perf_counter()
-            figures = {"epoch": float(epoch + 1), "epochs": float(epochs), "loss": total / done}
-            on_event(Event(stage, step=epoch * images + done, total=epochs * images, unit="image", figures=figures))
-    return total / done
+            for shard in distribution.shards(self.strategy)
+        ]
+        return zip(*streams, strict=True)
 
+    def _show(self, epoch: int, images: int) -> None:
+        progress, epochs = self.progress, self.config.epochs
+        figures = {
+            "epoch": float(epoch + 1),
+            "epochs": float(epochs),
+            "loss": progress.loss_sum / progress.images,
+        }
+        done, total = epoch * images + progress.images, epochs * images
+        self.on_event(Event(self.stage, step=done, total=total, unit="image", figures=figures))
 
-def _require_finite(model: Any, epoch: int, checkpoints: Path) -> None:
-    """Refuse to save or average weights that the last step of an epoch has ruined."""
-    for weight in model.weights:
-        if weight.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(weight))):
-            raise EnvironmentFailure(
-                f"{weight.name} is no longer finite after epoch {epoch + 1}: {_after_divergence(epoch, checkpoints)}"
-            )
+    def _require_finite(self, epoch: int) -> None:
+        """Refuse to save or average weights that the last step has ruined."""
+        for weight in self.model.weights:
+            if weight.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(weight))):
+                raise EnvironmentFailure(
+                    f"{weight.name} is no longer finite after step {self.progress.batches} of epoch {epoch + 1}: "
+                    f"{self._after_divergence()}"
+                )
 
+    def _after_divergence(self) -> str:
+        kept = "no epoch was finished"
+        if self.checkpoints.last is not None:
+            epochs, batches = self.checkpoints.last
+            when = f"after step {batches} of epoch {epochs + 1}" if batches else f"of epoch {epochs}"
+            kept = f"the checkpoint {when} is kept in {self.folder}"
+        return f"start again with a lower learning_rate and another --out or --overwrite; {kept}"
 
-def _after_divergence(epochs_done: int, checkpoints: Path) -> str:
-    kept = f"the checkpoint of epoch {epochs_done} is kept in {checkpoints}" if epochs_done else "no epoch was finished"
-    return f"start again with a lower learning_rate and another --out or --overwrite; {kept}"
+    def _where(self) -> str:
+        """``after epoch 2 of 3``, or ``in epoch 3 of 3 after step 5 of 12``."""
+        progress, epochs = self.progress, self.config.epochs
+        if not progress.batches:
+            return f"after epoch {progress.epochs} of {epochs}"
+        return f"in epoch {progress.epochs + 1} of {epochs} after step {progress.batches} of {self.steps_per_epoch}"
 
+    def _validate(self) -> tuple[float, float]:
+        """The metric on the validation images, raw and averaged; NaN for both where the recipe keeps no such images."""
+        if not len(self.dataset.validation_images):
+            return math.nan, math.nan
+        raw = self._metric()
+        with self.average.swapped():
+            if self.refresh is not None:
+                self.refresh()
+            return raw, self._metric()
 
-def _validate(
-    model: Any, average: WeightAverage, dataset: Dataset, preprocessing: dict[str, Any], refresh: Any
-) -> tuple[float, float]:
-    """Raw and averaged top-1 on the validation images; NaN for both where the recipe keeps no validation images."""
-    if not len(dataset.validation_images):
-        return math.nan, math.nan
-    raw = metrics.top1(predict(model, dataset.validation_images, preprocessing), dataset.validation_labels)
-    with average.swapped():
-        if refresh is not None:
-            refresh()
-        ema = metrics.top1(predict(model, dataset.validation_images, preprocessing), dataset.validation_labels)
-    return raw, ema
+    def _metric(self) -> float:
+        dataset = self.dataset
+        outputs = predict(self.model, dataset.validation_images, self.preprocessing)
+        if self.classes is not None:
+            return metrics.top1(outputs, dataset.validation_labels)
+        errors = metrics.rmse(outputs, dataset.validation_labels)  # in standard deviations of the training targets
+        unit = dataset.target_std[0] if len(errors) == 1 and dataset.target_std else 1.0
+        return float(np.sqrt(np.mean(np.square(errors))) * unit)
 
 
 def _describe(record: EpochRecord, epochs: int) -> str:
-    shown = f"validation {record.raw_accuracy:.2%} raw, {record.ema_accuracy:.2%} EMA"
-    if math.isnan(record.raw_accuracy):
-        shown = "no validation images"
-    return f"epoch {record.epoch}/{epochs}  loss {record.loss:.4f}  {shown}"
+    begin = f"epoch {record.epoch}/{epochs}  loss {record.loss:.4f}"
+    if math.isnan(record.raw):
+        return f"{begin}  no validation images"
+    if record.metric == "accuracy":
+        return f"{begin}  validation {record.raw:.2%} raw, {record.ema:.2%} EMA"
+    return f"{begin}  validation RMSE {record.raw:.4g} raw, {record.ema:.4g} EMA"

@@ -7,6 +7,7 @@ integers (in float32 the same values up to the order of summation):
     blocks.py         the thin convolution as one on 4x4 blocks of pixels, or as a matrix on maps of 64 pixels and less
     channel_pools.py  channel mean as a convolution with ones, channel max over a leading axis
     channel_scale.py  the channel gate spread over a row before it multiplies
+    window_maxima.py  a maximum over square windows, one axis after the other
     clamps.py         a ReLU that the zero point already does
 
 A pass takes only what it can do exactly, and only where it was measured to pay; each states its rule. docs/lowering.md
@@ -19,13 +20,14 @@ from dataclasses import dataclass
 from edgecbam.errors import InputError
 from edgecbam.export.tflite_graph import TfliteGraph
 
-from . import blocks, channel_pools, channel_scale, clamps
+from . import blocks, channel_pools, channel_scale, clamps, window_maxima
 
 Pass = Callable[[TfliteGraph], int]
 
 PROFILES: dict[str, tuple[Pass, ...]] = {
     "xnnpack": (
         clamps.drop_redundant_relus,
+        window_maxima.slide_by_axis,
         channel_scale.spread_gates,
         channel_pools.average_by_convolution,
         channel_pools.maximum_over_leading_axis,
@@ -33,6 +35,7 @@ PROFILES: dict[str, tuple[Pass, ...]] = {
     ),
     "compat": (
         clamps.drop_redundant_relus,
+        window_maxima.slide_by_axis,
         channel_pools.maximum_by_pooling,
         blocks.convolve_blocks,
     ),

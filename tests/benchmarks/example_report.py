@@ -75,6 +75,7 @@ def row(model: str, runtime: str, device: str = "cpu", threads: int = 1, **more:
         "parity": None,
         "accuracy": None,
         "agreement": None,
+        "rmse": None,
         "bytes": 123456,
         "init_ms": None,
         "first_ms": None,
@@ -236,7 +237,7 @@ def rich() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     ]
     here = environment()
     report = {
-        "schema_version": 2,
+        "schema_version": 3,
         "tool": {"name": "edgecbam", "version": "0.1.0"},
         "environment": {**here, "started_utc": NOW, "load_before": 0.1, "load_after": 1.0},
         "devices": {

@@ -126,10 +126,31 @@ def test_the_front_is_what_nothing_beats() -> None:
     assert found == [(1.0, 0.8), (1.0, 0.8), (2.0, 0.9), (4.0, 0.95)]
 
 
+def test_of_errors_the_smallest_are_on_the_front(report: dict[str, Any]) -> None:
+    """A regression has a chart for each target, whose best rows are those with the smallest error."""
+    report["results"] = [entry for entry in report["results"] if entry["device"] == "cpu" and entry["threads"] == 1]
+    for entry in report["results"]:
+        if entry["accuracy"] is not None:
+            entry["rmse"] = {"weight": 3.0 * entry["accuracy"], "a_b": 0.5}
+            entry["accuracy"] = None
+    charts = chart_speed.quality(report)
+    assert [chart.title for chart in charts] == ["RMSE of weight against latency", "RMSE of a_b against latency"]
+    known = [entry for entry in report["results"] if entry["rmse"] and entry["latency_ms"]]
+    fastest = min(known, key=lambda entry: float(entry["latency_ms"]["p50"]))
+    smallest = min(entry["rmse"]["weight"] for entry in known)
+    said = description(charts[0])
+    assert f"{fastest['model']} on {fastest['runtime']}: on the front" in said
+    best = [entry for entry in known if entry["rmse"]["weight"] == smallest]
+    quickest = min(best, key=lambda entry: float(entry["latency_ms"]["p50"]))
+    assert f"{quickest['model']} on {quickest['runtime']}: on the front, {smallest:.4g}" in said
+    assert said.count("on the front") < len(known)
+    assert description(charts[1]).count("on the front") == 1, "all are as right, so the fastest alone"
+
+
 def test_the_front_is_marked_and_rows_without_accuracy_are_left_out(report: dict[str, Any]) -> None:
     report["results"] = [entry for entry in report["results"] if entry["device"] == "cpu" and entry["threads"] == 1]
     report["results"][0]["accuracy"] = None
-    (chart,) = chart_speed.accuracy(report)
+    (chart,) = chart_speed.quality(report)
     said = description(chart)
     assert "model_fp32.tflite" not in said
     assert "model_int8.onnx on openvino: on the front" in said

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from example_report import rich
 
@@ -98,7 +99,7 @@ def test_a_word_nobody_knows_is_found_wherever_things_are_not_meant_to_grow(repo
 @pytest.mark.parametrize(
     ("spoil", "where"),
     [
-        (lambda r: r.update(schema_version=3), "$.schema_version"),
+        (lambda r: r.update(schema_version=4), "$.schema_version"),
         (lambda r: r.pop("gate"), "$"),
         (lambda r: r["results"][0].update(status="fine"), "$.results[0]"),
         (lambda r: r["results"][0].update(latency_ms=None), "$.results[0].latency_ms"),
@@ -142,9 +143,34 @@ def test_version_1_is_brought_into_todays_form() -> None:
     assert "model_int8.tflite" in reports.html(old, None)
 
 
+def test_version_2_is_brought_into_todays_form_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    """Version 2 knew no regression; the committed report of the README is one."""
+    old = json.loads((Path(reports.__file__).parent / "results" / "demo.json").read_text("utf-8"))
+    old = {**old, "schema_version": 2, "results": [{k: v for k, v in r.items() if k != "rmse"} for r in old["results"]]}
+    new = report_schema.upgraded(old)
+    assert problems(new) == []
+    assert {row["rmse"] for row in new["results"]} == {None}
+    assert "model_int8.tflite" in readme_table.block(old)
+    (tmp_path / "report.json").write_text(json.dumps(old))
+    np.savez(tmp_path / "samples.npz")
+    assert measure.read_report(tmp_path)["results"] == new["results"]
+    for broken in ({"schema_version": 2}, {"schema_version": 2, "results": 3}, {"schema_version": 2, "results": [3]}):
+        (tmp_path / "report.json").write_text(json.dumps(broken))
+        with pytest.raises(InputError, match="is no whole report"):
+            measure.read_report(tmp_path)
+
+
+def test_a_row_of_a_regression_fits(report: dict[str, Any]) -> None:
+    report["results"][0].update(accuracy=None, agreement=None, rmse={"weight_g": 3.25, "angle": 0.0})
+    assert problems(report) == []
+    for wrong in ({"weight_g": -1.0}, {"weight_g": None}, 3.25):
+        report["results"][0]["rmse"] = wrong
+        assert problems(report)
+
+
 def test_reports_of_the_future_are_refused_with_the_way_out(report: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="schema version 3, this edgecbam reads up to 2: update it"):
-        reports.markdown({**report, "schema_version": 3}, None)
+    with pytest.raises(InputError, match="schema version 4, this edgecbam reads up to 3: update it"):
+        reports.markdown({**report, "schema_version": 4}, None)
     for broken in ({}, [], {"schema_version": None}, {"schema_version": "2"}):
         with pytest.raises(InputError, match=r"no report\.json of edgecbam"):
             report_schema.upgraded(broken)  # type: ignore[arg-type]

@@ -1,0 +1,160 @@
+"""Checkpoints: everything that a training needs to go on as if it had never stopped.
+
+A checkpoint holds the weights, the optimiser, the moving average and how far the training has come: the epoch, the
+step in it, and the sums behind the epoch's mean loss. The order of the images and their augmentation need no saving,
+for every batch is a function of the seed, the epoch and its number. TensorFlow writes a checkpoint under another name
+and renames it, then the file that names the newest one, then removes the oldest: a process that is killed at any of
+these moments leaves a whole checkpoint. The last two are kept.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from edgecbam.errors import EnvironmentFailure, InputError
+
+from . import distribution
+from .average import WeightAverage
+
+KEPT = 2
+_UNREADABLE = (
+    tf.errors.DataLossError,
+    tf.errors.NotFoundError,
+    tf.errors.OutOfRangeError,
+    tf.errors.InvalidArgumentError,
+)
+
+
+class Progress:
+    """How far a training has come, saved with the weights.
+
+    Attributes:
+        epochs: how many epochs are done.
+        batches: how many steps of the next one are done.
+        loss_sum: sum of loss times images over these steps.
+        images: how many images these steps had.
+    """
+
+    def __init__(self, strategy: Any) -> None:
+        with strategy.scope():
+            self._counts = tf.Variable([0, 0, 0], dtype=tf.int64, trainable=False, name="progress")
+            self._loss_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="loss_sum")
+        self.variables = [self._counts, self._loss_sum]
+        self.load()
+
+    def load(self) -> None:
+        """Take what the variables hold."""
+        self.epochs, self.batches, self.images = (int(count) for count in self._counts.numpy())
+        self.loss_sum = float(self._loss_sum.numpy())
+
+    def store(self) -> None:
+        """Put it into the variables, for a checkpoint."""
+        self._counts.assign([self.epochs, self.batches, self.images])
+        self._loss_sum.assign(self.loss_sum)
+
+    def add(self, loss: float, images: int) -> None:
+        """One more step is done."""
+        self.batches += 1
+        self.loss_sum += loss * images
+        self.images += images
+
+    def next_epoch(self) -> None:
+        self.epochs, self.batches, self.loss_sum, self.images = self.epochs + 1, 0, 0.0, 0
+
+
+class Checkpoints:
+    """The checkpoints of a training in a folder.
+
+    Args:
+        folder: where they are; each worker has its own, and only the first one's is read.
+        model: keras.Model.
+        optimizer: built for the model.
+        average: of the model.
+        progress: see Progress.
+        minutes: how much time may pass before one is due in the midst of an epoch; with 0 one is due after every step.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: Any,
+        optimizer: Any,
+        average: WeightAverage,
+        progress: Progress,
+        minutes: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.folder = folder
+        self._progress = progress
+        self._strategy = model.distribute_strategy
+        self._variables = [
+            *model.weights,
+            *optimizer.variables,
+            *average.shadows,
+            average.updates,
+            *progress.variables,
+        ]
+        self._checkpoint = tf.train.Checkpoint(
+            model=model,
+            optimizer=optimizer,
+            shadows=average.shadows,
+            updates=average.updates,
+            progress=progress.variables,
+        )
+        self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=KEPT)
+        self._seconds = 60.0 * minutes
+        self._clock = clock
+        self._last_seconds = clock()
+        self.last: tuple[int, int] | None = None  # epochs and batches done at the one last written or read
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint in the midst of an epoch."""
+        return self._clock() - self._last_seconds >= self._seconds
+
+    def save(self, number: int) -> None:
+        """Write one; every worker must call this at the same step."""
+        self._progress.store()
+        self._manager.save(checkpoint_number=number)
+        self.last = self._progress.epochs, self._progress.batches
+        self._last_seconds = self._clock()
+
+    def restore(self, tell: Callable[[str], None]) -> bool:
+        """Go back to the newest one that can be read, on all workers; returns whether there was any.
+
+        Args:
+            tell: told of a checkpoint that had to be passed over.
+
+        Raises:
+            InputError: a checkpoint belongs to another network or optimiser.
+            EnvironmentFailure: there are checkpoints, but none can be read.
+        """
+        if distribution.is_chief(self._strategy):
+            self._read(tell)
+        distribution.share(self._strategy, self._variables)
+        self._progress.load()
+        if self._progress.epochs or self._progress.batches:
+            self.last = self._progress.epochs, self._progress.batches
+        return self.last is not None
+
+    def _read(self, tell: Callable[[str], None]) -> None:
+        found = list(reversed(self._manager.checkpoints))
+        for path in found:
+            name = Path(path).name
+            try:
+                self._checkpoint.restore(path).assert_existing_objects_matched()
+                return
+            except _UNREADABLE:
+                tell(f"the checkpoint {name} in {self.folder} cannot be read: going on from the one before it")
+            except (ValueError, AssertionError):
+                raise InputError(
+                    f"the checkpoint {name} in {self.folder} is of another network or optimiser: go on with the "
+                    "recipe that it was begun with, or start anew with --overwrite; nothing was changed"
+                ) from None
+        if found:
+            raise EnvironmentFailure(
+                f"none of the {len(found)} checkpoints in {self.folder} can be read: start anew with --overwrite"
+            )

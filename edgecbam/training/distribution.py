@@ -1,0 +1,156 @@
+"""Training on several devices or machines with ``tf.distribute``; nothing of it is home-made.
+
+Every device computes its part of each batch. Gradients, the sums of the loss and BatchNorm's statistics are summed over
+all of them, so that a step is the one that a single device would make of the whole batch, up to rounding.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from edgecbam.errors import EnvironmentFailure, InputError
+from edgecbam.recipe import TrainConfig
+
+from . import cluster as clusters
+from .average import batchnorms
+
+_PEER_ERRORS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.UnknownError,
+)
+
+
+def strategy(config: TrainConfig, tell: Callable[[str], None]) -> Any:
+    """What to train on: the strategy that ``train.distribution`` names.
+
+    Several workers must call this before anything else that makes TensorFlow compute.
+
+    Args:
+        config: distribution, batch_size, peer_timeout_seconds.
+        tell: told what is waited for and what was chosen, where there is a choice.
+
+    Returns:
+        A tf.distribute.Strategy; TensorFlow's default one for a single device.
+
+    Raises:
+        InputError: TF_CONFIG is wrong, a peer does not answer, or the batch has too few images for the devices.
+    """
+    cluster = clusters.of(config)
+    if cluster is not None:
+        tf.config.experimental.enable_op_determinism()
+        clusters.wait_for_peers(cluster, config.peer_timeout_seconds, tell)
+        with explained(cluster.workers):
+            chosen = tf.distribute.MultiWorkerMirroredStrategy()
+        tell(f"worker {cluster.index} of {len(cluster.workers)}, {chosen.num_replicas_in_sync} devices in all")
+    elif config.distribution == "none":
+        return tf.distribute.get_strategy()
+    else:
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        if len(devices) < 2 or (config.distribution == "auto" and devices[0].device_type != "GPU"):
+            return tf.distribute.get_strategy()
+        chosen = tf.distribute.MirroredStrategy([device.name for device in devices])
+        tell(f"mirrored over {len(devices)} devices")
+    if config.batch_size < chosen.num_replicas_in_sync:
+        raise InputError(
+            f"train.batch_size = {config.batch_size} is smaller than the number of devices, "
+            f"{chosen.num_replicas_in_sync}: it counts the images of all of them together"
+        )
+    return chosen
+
+
+def synchronise(model: Any) -> None:
+    """Let BatchNorm take its statistics over the batches of all devices; call before the first step."""
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        for norm in batchnorms(model):
+            norm.synchronized = True
+            norm.fused = False  # Keras' fused kernel knows its own device alone
+
+
+def workers(strategy: Any) -> list[str]:
+    """``host:port`` of all workers, the chief first; empty for one process."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    jobs = resolver.cluster_spec().as_dict() if resolver is not None else {}
+    return [*jobs.get("chief", []), *jobs.get("worker", [])]
+
+
+def worker_index(strategy: Any) -> int:
+    """Which of the workers this process is."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    if resolver is None or not workers(strategy):
+        return 0
+    jobs = resolver.cluster_spec().as_dict()
+    return int(resolver.task_id) + (len(jobs.get("chief", [])) if resolver.task_type == "worker" else 0)
+
+
+def is_chief(strategy: Any) -> bool:
+    """Whether this process writes the run folder."""
+    return worker_index(strategy) == 0
+
+
+def local_devices(strategy: Any) -> int:
+    """How many devices of this process train."""
+    return int(strategy.num_replicas_in_sync) // max(1, len(workers(strategy)))
+
+
+def shards(strategy: Any) -> list[tuple[int, int]]:
+    """(index, count) of the part of each batch that each device of this process takes."""
+    local, count = local_devices(strategy), strategy.num_replicas_in_sync
+    first = worker_index(strategy) * local
+    return [(first + device, count) for device in range(local)]
+
+
+def share(strategy: Any, variables: list[Any]) -> None:
+    """Give all workers the chief's values of the variables; every worker must call this at the same time."""
+    if len(workers(strategy)) < 2:
+        return
+
+    def chiefs() -> list[Any]:
+        context = tf.distribute.get_replica_context()
+        mine = tf.equal(context.replica_id_in_sync_group, 0)
+        values = [tf.where(mine, variable, tf.zeros_like(variable)) for variable in variables]
+        return [context.all_reduce(tf.distribute.ReduceOp.SUM, value) for value in values]
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def everywhere() -> Any:
+        return strategy.run(chiefs)
+
+    values = everywhere()
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(strategy.experimental_local_results(value)[0])
+
+
+def meet(strategy: Any) -> None:
+    """Wait until every worker has come here; by then the chief has written everything, so that nothing can be lost."""
+    if len(workers(strategy)) < 2:
+        return
+    with contextlib.suppress(*_PEER_ERRORS):
+        everybody = strategy.run(tf.function(_one))
+        float(strategy.reduce(tf.distribute.ReduceOp.SUM, everybody, axis=None))
+
+
+def _one() -> Any:
+    return tf.ones([])
+
+
+@contextlib.contextmanager
+def explained(addresses: list[str] | tuple[str, ...]) -> Iterator[None]:
+    """Say in one line that a worker was lost, where TensorFlow says so in many; ``addresses`` of all workers."""
+    try:
+        yield
+    except _PEER_ERRORS as error:
+        if len(addresses) < 2:
+            raise
+        lost = sorted({int(found) for found in re.findall(r"/task:(\d+)", str(error))})
+        named = ", ".join(f"worker {index} ({addresses[index]})" for index in lost if index < len(addresses))
+        raise EnvironmentFailure(
+            f"lost touch with {named or 'another worker'} in mid-training: see what ended it there, then start "
+            "`edgecbam train` with --resume on every machine; it goes on from the last checkpoint"
+        ) from error

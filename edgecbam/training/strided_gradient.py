@@ -1,0 +1,40 @@
+"""Works round a kernel of TensorFlow's that corrupts memory: the gradient of a strided 1x1 convolution.
+
+TensorFlow 2.21 computes the kernel's gradient with oneDNN. For a 1x1 convolution of stride 2 whose input channels are
+no multiple of 16 (4, 6, 8 and 12 were tried) and a batch of an odd number of images it writes beyond its buffer, and
+the process dies at once or later. The last batch of an epoch is easily of that kind. The same gradient is that of an
+unstrided convolution of every second pixel, which is computed rightly.
+
+``tests/test_strided_gradient.py`` shows both.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import ops
+
+
+def install() -> None:
+    """Let every Conv2D of this process have a gradient that is safe; does nothing the second time."""
+    registry = ops.gradient_registry._registry  # TensorFlow has no public way to replace a gradient
+    usual = registry["Conv2D"]["type"]
+    if usual is not _gradient:
+        _gradient.edgecbam_usual = usual  # type: ignore[attr-defined]
+        registry["Conv2D"]["type"] = _gradient
+
+
+def _gradient(op: Any, output_gradient: Any) -> Any:
+    kernel = op.inputs[1]
+    strides = op.get_attr("strides")
+    if list(kernel.shape[:2]) != [1, 1] or max(strides) == 1 or op.get_attr("data_format") != b"NHWC":
+        return _gradient.edgecbam_usual(op, output_gradient)  # type: ignore[attr-defined]
+    inputs = op.inputs[0]
+    read = inputs[:, :: strides[1], :: strides[2], :]
+    unit = [1, 1, 1, 1]
+    of_read = tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=tf.shape(inputs), filter=kernel, out_backprop=output_gradient, strides=strides, padding="VALID"
+    )
+    of_kernel = tf.raw_ops.Conv2DBackpropFilter(
+        input=read, filter_sizes=tf.shape(kernel), out_backprop=output_gradient, strides=unit, padding="VALID"
+    )
+    return of_read, of_kernel
