@@ -80,7 +80,8 @@ class ModelConfig:
     """The network.
 
     ``widths`` are the channels of the stages and ``blocks`` the blocks in each, for families that leave them open
-    (resnet, edge); empty takes the family's own, and one block a stage where only widths are given. ``width`` multiplies the channels of the other families.
+    (resnet, edge); empty takes the family's own, and one block a stage where only widths are given. ``width``
+    multiplies the channels of the other families.
 
     ``attention_init``: ``paper`` starts the gates as the authors' code does, ``open`` close to 1, so that a network
     with attention starts as one without. ``attention_placement``: behind every block, or behind the last block of each
