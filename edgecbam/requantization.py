@@ -51,6 +51,7 @@ def limit(model: Any) -> dict[str, float]:
         EnvironmentFailure: a range is empty, infinite or NaN.
     """
     for wrapper in _linear(model):
+        _tell_biases_apart(wrapper)
         _make_room_for_biases(wrapper)
     found: dict[str, float] = {}
     changed = True
@@ -66,6 +67,19 @@ def limit(model: Any) -> dict[str, float]:
             for bound in ("min_var", "max_var"):
                 output[bound].assign(output[bound] * (scale / MAX_SCALE) * MARGIN)
     return found
+
+
+def _tell_biases_apart(wrapper: Any) -> None:
+    """Change one of several equal biases in its last binary digit.
+
+    TFLite's converter (of TensorFlow 2.21) quantizes a constant that holds one number throughout with the scale of the
+    first channel. Gates that start open have such biases until they are trained.
+    """
+    bias = wrapper.layer.bias
+    values = np.zeros(1) if bias is None else bias.numpy().copy()
+    if values.size > 1 and values[0] != 0 and np.all(values == values[0]):
+        values[0] = np.nextafter(values[0], np.float32(0))
+        bias.assign(values)
 
 
 def _make_room_for_biases(wrapper: Any) -> None:

@@ -113,7 +113,11 @@ def child(kind: str, settings: Recipe, epochs: int) -> dict[str, Any]:
     measures: dict[str, Callable[..., float]] = {"ours": _ours, "plain": _plain, "input": _input, "step": _step}
     rate = measures[kind](model, dataset, settings, preprocessing.describe(data), epochs)
     cost = models.Cost.of(model)
-    facts: dict[str, Any] = {"parameters": cost.parameters, "macs": cost.macs, "train_images": len(dataset.train_images)}
+    facts: dict[str, Any] = {
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "train_images": len(dataset.train_images),
+    }
     if kind == "ours":
         facts["precision"] = chosen
     return {"images_per_second": rate, "facts": facts}

@@ -1,5 +1,6 @@
 """Channels that BatchNorm all but switches off: their biases fit, and the file computes what Keras does."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import tf_keras as keras
 from edgecbam import models, quantization, requantization, runtimes
 from edgecbam.errors import InputError
 from edgecbam.export import tflite
+from edgecbam.export.tflite_graph import TfliteGraph
 from edgecbam.recipe import ModelConfig
 
 CONFIG = ModelConfig(family="edge", widths=(8, 8), blocks=(1, 1), reduction_ratio=4, spatial_kernel=3)
@@ -46,7 +48,26 @@ def test_a_bias_without_weights_is_exported(gamma: float, tmp_path: Path) -> Non
     assert np.abs(model(x).numpy() - twin(x).numpy()).max() <= 12 * scale
 
 
+def test_equal_biases_are_quantized_channel_by_channel() -> None:
+    """A network as it is built, with gates that start open."""
+    keras.utils.set_random_seed(1)
+    twin = models.build(dataclasses.replace(CONFIG, attention="article", attention_init="open"), (16, 16, 3), 3)
+    x = np.random.default_rng(0).integers(-128, 128, (16, 16, 16, 3)).astype(np.float32) / 128
+    model = quantization.make_quantizable(twin, (-1.0, 127 / 128))
+    quantization.recompute_ranges(model, twin, [x])
+    requantization.limit(model)
+    graph = TfliteGraph(tflite.quantized(model), "model")
+    found = [op for op in graph.graph.operators if "mlp_output" in graph.name(int(op.outputs[0]))]
+    assert found
+    for op in found:
+        scales = graph.quantization(int(op.inputs[2]))
+        assert scales is not None
+        np.testing.assert_allclose(graph.constant(int(op.inputs[2])) * scales[0], 2.0, rtol=1e-3)
+
+
 def test_a_bias_that_does_not_fit_is_refused_by_name() -> None:
     model, _, _ = switched_off(1e-6)
-    with pytest.raises(InputError, match=r"model: the layer .*spatial_bn.* has a bias too large for its scale"):
+    with pytest.raises(
+        InputError, match=r"model: the layer edge/quant_stage2_block1.* has a bias too large for its scale"
+    ):
         tflite.check_requantization(tflite.quantized(model), "model")

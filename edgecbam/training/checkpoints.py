@@ -20,12 +20,7 @@ from . import distribution
 from .average import WeightAverage
 
 KEPT = 2
-_UNREADABLE = (
-    tf.errors.DataLossError,
-    tf.errors.NotFoundError,
-    tf.errors.OutOfRangeError,
-    tf.errors.InvalidArgumentError,
-)
+_UNREADABLE = (tf.errors.OpError, IndexError)  # the second is what TensorFlow makes of "out of range"
 
 
 class Progress:

@@ -47,7 +47,7 @@ def strategy(config: TrainConfig, tell: Callable[[str], None]) -> Any:
     if cluster is not None:
         tf.config.experimental.enable_op_determinism()
         clusters.wait_for_peers(cluster, config.peer_timeout_seconds, tell)
-        with explained(cluster.workers):
+        with explained(cluster):
             chosen = tf.distribute.MultiWorkerMirroredStrategy()
         tell(f"worker {cluster.index} of {len(cluster.workers)}, {chosen.num_replicas_in_sync} devices in all")
     elif config.distribution == "none":
@@ -74,42 +74,37 @@ def synchronise(model: Any) -> None:
             norm.fused = False  # Keras' fused kernel knows its own device alone
 
 
-def workers(strategy: Any) -> list[str]:
-    """``host:port`` of all workers, the chief first; empty for one process."""
+def cluster_of(strategy: Any) -> clusters.Cluster:
+    """Who trains together under a strategy; a process alone is a cluster of one without a known address."""
     resolver = getattr(strategy, "cluster_resolver", None)
     jobs = resolver.cluster_spec().as_dict() if resolver is not None else {}
-    return [*jobs.get("chief", []), *jobs.get("worker", [])]
-
-
-def worker_index(strategy: Any) -> int:
-    """Which of the workers this process is."""
-    resolver = getattr(strategy, "cluster_resolver", None)
-    if resolver is None or not workers(strategy):
-        return 0
-    jobs = resolver.cluster_spec().as_dict()
-    return int(resolver.task_id) + (len(jobs.get("chief", [])) if resolver.task_type == "worker" else 0)
+    chiefs, workers = jobs.get("chief", []), jobs.get("worker", [])
+    if not (chiefs or workers):
+        return clusters.Cluster(("",), 0)
+    assert resolver is not None
+    return clusters.Cluster((*chiefs, *workers), resolver.task_id + len(chiefs) * (resolver.task_type == "worker"))
 
 
 def is_chief(strategy: Any) -> bool:
     """Whether this process writes the run folder."""
-    return worker_index(strategy) == 0
+    return cluster_of(strategy).is_chief
 
 
 def local_devices(strategy: Any) -> int:
     """How many devices of this process train."""
-    return int(strategy.num_replicas_in_sync) // max(1, len(workers(strategy)))
+    return int(strategy.num_replicas_in_sync) // len(cluster_of(strategy).workers)
 
 
 def shards(strategy: Any) -> list[tuple[int, int]]:
     """(index, count) of the part of each batch that each device of this process takes."""
     local, count = local_devices(strategy), strategy.num_replicas_in_sync
-    first = worker_index(strategy) * local
+    first = cluster_of(strategy).index * local
     return [(first + device, count) for device in range(local)]
 
 
 def share(strategy: Any, variables: list[Any]) -> None:
     """Give all workers the chief's values of the variables; every worker must call this at the same time."""
-    if len(workers(strategy)) < 2:
+    if len(cluster_of(strategy).workers) < 2:
         return
 
     def chiefs() -> list[Any]:
@@ -129,7 +124,7 @@ def share(strategy: Any, variables: list[Any]) -> None:
 
 def meet(strategy: Any) -> None:
     """Wait until every worker has come here; by then the chief has written everything, so that nothing can be lost."""
-    if len(workers(strategy)) < 2:
+    if len(cluster_of(strategy).workers) < 2:
         return
     with contextlib.suppress(*_PEER_ERRORS):
         everybody = strategy.run(tf.function(_one))
@@ -141,16 +136,16 @@ def _one() -> Any:
 
 
 @contextlib.contextmanager
-def explained(addresses: list[str] | tuple[str, ...]) -> Iterator[None]:
-    """Say in one line that a worker was lost, where TensorFlow says so in many; ``addresses`` of all workers."""
+def explained(cluster: clusters.Cluster) -> Iterator[None]:
+    """Say in one line that a worker was lost, where TensorFlow says it in many."""
     try:
         yield
     except _PEER_ERRORS as error:
-        if len(addresses) < 2:
+        if len(cluster.workers) < 2:
             raise
-        lost = sorted({int(found) for found in re.findall(r"/task:(\d+)", str(error))})
-        named = ", ".join(f"worker {index} ({addresses[index]})" for index in lost if index < len(addresses))
+        found = {int(task) for task in re.findall(r"/task:(\d+)", str(error))} - {cluster.index}
+        lost = [f"worker {index} ({cluster.workers[index]})" for index in sorted(found) if index < len(cluster.workers)]
         raise EnvironmentFailure(
-            f"lost touch with {named or 'another worker'} in mid-training: see what ended it there, then start "
-            "`edgecbam train` with --resume on every machine; it goes on from the last checkpoint"
+            f"lost touch with {', '.join(lost) or 'another worker'} in mid-training: see what ended it there, then "
+            "start `edgecbam train` with --resume on every machine; it goes on from the last checkpoint"
         ) from error

@@ -96,9 +96,7 @@ def fit(
         InputError: the loss or the augmentation does not fit, or a checkpoint is of another network.
         EnvironmentFailure: the loss is no longer finite, or a worker was lost; the last checkpoint stays.
     """
-    strategy = model.distribute_strategy
-    addresses = distribution.workers(strategy)
-    with distribution.explained(addresses):
+    with distribution.explained(distribution.cluster_of(model.distribute_strategy)):
         return _Fit(model, dataset, config, preprocessing, checkpoints, stage, refresh, on_event).run()
 
 

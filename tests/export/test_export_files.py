@@ -13,6 +13,7 @@ from edgecbam import api, artifacts, models, quantization, runtimes
 from edgecbam.benchmarks import parity
 from edgecbam.errors import InputError
 from edgecbam.export import tflite, tflite_file
+from edgecbam.recipe import ModelConfig
 
 NAMES = {
     "model_fp32.tflite",
@@ -140,13 +141,13 @@ def test_labels_are_the_classes_in_order(trained_run: Path) -> None:
 
 
 def test_conversion_is_deterministic() -> None:
-    model = models.build(models.ModelConfig(widths=(4,), blocks=(1,), reduction_ratio=2), (8, 8, 1), 2)
+    model = models.build(ModelConfig(widths=(4,), blocks=(1,), reduction_ratio=2), (8, 8, 1), 2)
     assert tflite.float32(model) == tflite.float32(model)
 
 
 def test_every_attention_converts_to_one_integer_partition(tmp_path: Path) -> None:
     for attention in ("none", "channel", "spatial"):
-        config = models.ModelConfig(widths=(4,), blocks=(1,), reduction_ratio=2, attention=attention)
+        config = ModelConfig(widths=(4,), blocks=(1,), reduction_ratio=2, attention=attention)
         twin = models.build(config, (9, 7, 3), 3)
         for layer in twin.layers:
             if layer.name.endswith("attention_bn"):

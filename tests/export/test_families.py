@@ -7,13 +7,13 @@ import pytest
 import tf_keras as keras
 
 from edgecbam import metrics, models, runtimes
-from edgecbam.export import onnx_model, tflite_file
+from edgecbam.export import onnx_model, tflite, tflite_file
 from edgecbam.recipe import ExportConfig
 from tests.export.families import CASES, SAME_PIECES, exported, images
 
 TEST_IMAGES = 64
 MAX_LSB = 12  # of a logit; the deepest networks here come to 10
-ONNX = ("article, the article's", "mobilenetv2", "resnet50_keras")
+ONNX = ("article, the article's", "mobilenetv2", "resnet18")
 
 
 def test_every_family_is_among_the_cases() -> None:
@@ -36,7 +36,7 @@ def test_int8_runs_in_one_partition_and_answers_as_keras(name: str, tmp_path: Pa
     assert not tflite_file.read(made.int8, name).float_tensors()
     expected, scale = made.qat_model(x).numpy(), session.outputs[0].scale
     assert scale is not None
-    assert np.ptp(expected, axis=0).max() > 50 * scale  # the images are told apart
+    assert np.ptp(expected, axis=0).max() > 20 * scale  # the images are told apart
     real = runtimes.to_real(raw, session.outputs[0])
     assert metrics.agreement(real, expected, scale) >= 0.98
     errors = np.abs(real - expected) / scale
@@ -64,7 +64,7 @@ def test_attention_is_found_and_lowered_in_every_family() -> None:
 def test_onnx_files_give_the_same_integers_and_float_the_same_numbers(tmp_path: Path) -> None:
     settings = ExportConfig()
     made = [exported(name) for name in ONNX]
-    contents = [content for one in made for content in (one.float_tflite, one.plain)]
+    contents = [content for one in made for content in (tflite.float32(one.float_model), one.plain)]
     raw = onnx_model.run_tf2onnx(contents, settings.onnx_opset)
     for name, one, raw_float, raw_int8 in zip(ONNX, made, raw[::2], raw[1::2], strict=True):
         x, _ = images(TEST_IMAGES, CASES[name].side, seed=2)

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from edgecbam.errors import EnvironmentFailure, InputError
 from edgecbam.export import lowering, onnx_model, tflite, tflite_file
 from edgecbam.export.lowering import blocks, channel_pools, channel_scale, clamps
 from edgecbam.export.tflite_graph import TfliteGraph
+from edgecbam.recipe import ModelConfig
 from tests.export.attention_file import Attention, write
 
 MAPS = [
@@ -221,10 +223,10 @@ def test_the_reference_profile_changes_nothing_and_unknown_ones_are_named() -> N
         lowering.lower(b"\xff\xd8\xff\xe0 a photo", "xnnpack", "photo.jpg")
 
 
-def small_network(gamma: float) -> tuple[models.Any, models.Any, np.ndarray]:
+def small_network(gamma: float) -> tuple[Any, Any, np.ndarray]:
     """A float network whose spatial gates do something, its quantization-aware twin, and 16 images."""
     keras.utils.set_random_seed(1)
-    config = models.ModelConfig(widths=(8, 16), blocks=(1, 1), reduction_ratio=4)
+    config = ModelConfig(widths=(8, 16), blocks=(1, 1), reduction_ratio=4)
     twin = models.build(config, (22, 18, 3), 5)
     for layer in twin.layers:
         if layer.name.endswith("spatial_bn"):
@@ -340,10 +342,10 @@ def test_a_run_takes_no_other_setting_at_its_export(small_run: Path) -> None:
     assert artifacts.is_fresh(small_run, "export")
 
 
-def degenerate_network() -> tuple[models.Any, np.ndarray]:
+def degenerate_network() -> tuple[Any, np.ndarray]:
     """A network where BatchNorm blows up a channel that is almost constant, in front of an output that is too."""
     keras.utils.set_random_seed(1)
-    config = models.ModelConfig(widths=(8,), blocks=(1,), reduction_ratio=4)
+    config = ModelConfig(widths=(8,), blocks=(1,), reduction_ratio=4)
     twin = models.build(config, (12, 12, 3), 4)
     twin.get_layer("stage1_block1_attention_spatial_bn").gamma.assign([0.7])
     norm = twin.get_layer("stage1_block1_2_bn")
@@ -404,7 +406,7 @@ def test_an_empty_or_broken_range_is_refused() -> None:
 
 def test_requantization_scales_are_those_of_the_file() -> None:
     keras.utils.set_random_seed(1)
-    config = models.ModelConfig(widths=(8,), blocks=(1,), reduction_ratio=4)
+    config = ModelConfig(widths=(8,), blocks=(1,), reduction_ratio=4)
     twin = models.build(config, (12, 12, 3), 4)
     twin.get_layer("stage1_block1_attention_spatial_bn").gamma.assign([0.7])
     images = np.random.default_rng(5).uniform(-1, 127 / 128, (16, 12, 12, 3)).astype(np.float32)

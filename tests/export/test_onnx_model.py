@@ -16,9 +16,9 @@ from qdq_graph import operators, run
 
 from edgecbam import metrics, models, quantization
 from edgecbam.export import onnx_model, tflite
-from edgecbam.recipe import ExportConfig
+from edgecbam.recipe import ExportConfig, ModelConfig
 
-CONFIG = models.ModelConfig(widths=(8, 16), blocks=(1, 1), reduction_ratio=4)
+CONFIG = ModelConfig(widths=(8, 16), blocks=(1, 1), reduction_ratio=4)
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_LAYOUT", "ORT_ENABLE_ALL")
 
 
@@ -56,7 +56,7 @@ def integers(image: np.ndarray) -> np.ndarray:
     return np.rint(image * 128).astype(np.int8)
 
 
-def make(config: models.ModelConfig, shape: tuple[int, int, int], images: int) -> Network:
+def make(config: ModelConfig, shape: tuple[int, int, int], images: int) -> Network:
     keras.utils.set_random_seed(1)
     twin = models.build(config, shape, 5)
     for layer in twin.layers:
