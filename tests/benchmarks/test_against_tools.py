@@ -212,4 +212,4 @@ def test_a_session_without_a_comparison_is_an_error(fixtures: Path) -> None:
         control_sessions.run(model, None, 1, "standard", measure_one=lambda *_: broken)
     with pytest.raises(InputError, match="at least 1"):
         control_sessions.run(model, None, 0, "standard")
-    assert measure.SCHEMA_VERSION == 2, "_row reads reports of this version"
+    assert measure.SCHEMA_VERSION == 3, "_row reads reports of this version"

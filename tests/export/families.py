@@ -37,7 +37,6 @@ CASES = {
     "article, the article's": case("article", 64, width=0.125, attention_init="open", attention="article"),
     "resnet": case("resnet", 32, widths=(8, 16), blocks=(1, 1), spatial_kernel=7),
     "resnet18": case("resnet18", 64, 15, width=0.125),
-    "resnet20": case("resnet20", 32, 15, width=0.5, spatial_kernel=7),
     "resnet50_keras": case("resnet50_keras", 64, 50, width=0.125),
     "mobilenetv2": case("mobilenetv2", 64, 50, width=0.25),
     "edge": case("edge", 32, 15, widths=(8, 16, 16), blocks=(1, 1, 2), spatial_kernel=7),
@@ -46,8 +45,9 @@ CASES = {
     "edge, channel": case("edge", 32, 15, widths=(8, 16), blocks=(1, 1), attention="channel"),
     "edge, spatial": case("edge", 32, 15, widths=(8, 16), blocks=(1, 1), attention="spatial"),
 }
-# Longer, or made of the same pieces in another order: resnet50 of resnet18's padding and resnet50_keras' bottlenecks.
-SAME_PIECES = {"resnet34", "resnet32", "resnet50"}
+# Longer, or made of the same pieces: resnet20 of resnet's blocks, resnet50 of resnet18's padding and resnet50_keras'
+# bottlenecks.
+SAME_PIECES = {"resnet20", "resnet32", "resnet34", "resnet50"}
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,8 @@ def test_weights_stay_per_channel_and_biases_int32(network: Network) -> None:
 
 @pytest.mark.parametrize("size", [(7, 7, 3), (13, 9, 1), (1, 1, 3), (2, 30, 3)])
 def test_odd_and_tiny_maps(size: tuple[int, int, int]) -> None:
-    config = dataclasses.replace(CONFIG, widths=(8,), blocks=(1,))
+    kernel = min(7, 2 * min(size[:2]) - 1)  # the largest that a map takes
+    config = dataclasses.replace(CONFIG, widths=(8,), blocks=(1,), spatial_kernel=kernel)
     network = make(config, size, 40)
     expected, step = network.lite_rt()
     floats, int8 = network.converted()
