@@ -1,10 +1,10 @@
-"""Trains or quantizes a run again and again, killed by SIGKILL at given moments, until it is whole.
+"""Trains and quantizes runs, again and again where they are killed by SIGKILL at given moments, until they are whole.
 
-    python killed_training.py RUN STAGE MOMENT…      MOMENT: progress events, then seconds, as 3+0.05
+    python killed_training.py JOB…      JOB: RUN:STAGE:MOMENT,…   MOMENT: steps, then seconds, as 3+0.05
 
 Each attempt is a process of its own, forked from this one after the imports, which take most of the time; this one
 never lets TensorFlow compute. What ends an attempt is SIGKILL, or its own end; the last attempt is not disturbed.
-Prints for each attempt how it ended and what it said on continuing.
+Writes for each attempt how it ended, and what it said on continuing, with the job before it.
 """
 
 import os
@@ -22,13 +22,13 @@ from edgecbam.events import Event
 from edgecbam.training import loop
 
 
-def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+def say(job: str, text: str) -> None:
+    sys.stdout.write(f"{job}: {text}\n")
     sys.stdout.flush()
 
 
 def attempt(run: Path, stage: str, moment: str) -> bool:
-    """Returns whether the stage became whole."""
+    """Returns whether the attempt came to its own end."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -36,17 +36,18 @@ def attempt(run: Path, stage: str, moment: str) -> bool:
         os._exit(work(run, stage, writing))
     os.close(writing)
     if moment:
-        events, _, delay = moment.partition("+")
-        for _ in range(int(events)):
-            os.read(reading, 1)
+        steps, _, delay = moment.partition("+")
+        for _ in range(int(steps)):
+            os.read(reading, 1)  # written after a step, and at the end of the process
         time.sleep(float(delay))
         os.kill(child, signal.SIGKILL)
     while os.read(reading, 4096):
         pass
     status = os.waitpid(child, 0)[1]
     os.close(reading)
-    say("killed" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}")
-    return not os.WIFSIGNALED(status)
+    killed = os.WIFSIGNALED(status)
+    say(f"{run.name} {stage}", "killed" if killed else f"exit {os.WEXITSTATUS(status)}")
+    return not killed
 
 
 def work(run: Path, stage: str, writing: int) -> int:
@@ -54,7 +55,7 @@ def work(run: Path, stage: str, writing: int) -> int:
 
     def listen(event: Event) -> None:
         if event.message.startswith("continuing"):
-            say(event.message)
+            say(f"{run.name} {stage}", event.message)
         if "loss" in event.figures:
             os.write(writing, b".")
 
@@ -69,12 +70,8 @@ def work(run: Path, stage: str, writing: int) -> int:
     return 0
 
 
-def main() -> int:
-    run, stage = Path(sys.argv[1]), sys.argv[2]
-    for moment in [*sys.argv[3:], ""]:
-        if attempt(run, stage, moment):
+for job in sys.argv[1:]:
+    run, stage, moments = job.rsplit(":", 2)
+    for moment in [*filter(None, moments.split(",")), ""]:
+        if attempt(Path(run), stage, moment):
             break
-    return 0 if (run / stage).is_dir() else 1
-
-
-sys.exit(main())
