@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+from tensorflow.python.eager import context
 
 from edgecbam.errors import EnvironmentFailure, InputError
 from edgecbam.recipe import TrainConfig
@@ -45,10 +47,7 @@ def strategy(config: TrainConfig, tell: Callable[[str], None]) -> Any:
     """
     cluster = clusters.of(config)
     if cluster is not None:
-        tf.config.experimental.enable_op_determinism()
-        clusters.wait_for_peers(cluster, config.peer_timeout_seconds, tell)
-        with explained(cluster):
-            chosen = tf.distribute.MultiWorkerMirroredStrategy()
+        chosen = _multi_worker(cluster, config.peer_timeout_seconds, tell)
         tell(f"worker {cluster.index} of {len(cluster.workers)}, {chosen.num_replicas_in_sync} devices in all")
     elif config.distribution == "none":
         return tf.distribute.get_strategy()
@@ -56,7 +55,7 @@ def strategy(config: TrainConfig, tell: Callable[[str], None]) -> Any:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         if len(devices) < 2 or (config.distribution == "auto" and devices[0].device_type != "GPU"):
             return tf.distribute.get_strategy()
-        chosen = tf.distribute.MirroredStrategy([device.name for device in devices])
+        chosen = _mirrored(tuple(device.name for device in devices))
         tell(f"mirrored over {len(devices)} devices")
     if config.batch_size < chosen.num_replicas_in_sync:
         raise InputError(
@@ -64,6 +63,40 @@ def strategy(config: TrainConfig, tell: Callable[[str], None]) -> Any:
             f"{chosen.num_replicas_in_sync}: it counts the images of all of them together"
         )
     return chosen
+
+
+# One of a kind in a process: TensorFlow numbers the sums over devices within a strategy, and those of two would mix.
+_strategies: dict[Any, Any] = {}
+
+
+def _mirrored(devices: tuple[str, ...]) -> Any:
+    if devices not in _strategies:
+        _strategies[devices] = tf.distribute.MirroredStrategy(devices)
+    return _strategies[devices]
+
+
+def _multi_worker(cluster: clusters.Cluster, seconds: float, tell: Callable[[str], None]) -> Any:
+    if cluster not in _strategies:
+        tf.config.experimental.enable_op_determinism()
+        clusters.wait_for_peers(cluster, seconds, tell)
+        _limit_registration(cluster, seconds)
+        with explained(cluster):
+            _strategies[cluster] = tf.distribute.MultiWorkerMirroredStrategy()
+    return _strategies[cluster]
+
+
+def _limit_registration(cluster: clusters.Cluster, seconds: float) -> None:
+    """Let TensorFlow wait no longer either, for a peer that listens and then says nothing; its own limit is an hour.
+
+    The strategy leaves this configuration alone where it finds one; there is no public way to change it.
+    """
+    jobs = [("chief", cluster.chiefs), ("worker", len(cluster.workers) - cluster.chiefs)]
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader=f"/job:{'chief' if cluster.chiefs else 'worker'}/replica:0/task:0",
+        coordinated_jobs=[CoordinatedJob(name=name, num_tasks=count) for name, count in jobs if count],
+        cluster_register_timeout_in_ms=int(1000 * seconds),
+    )
 
 
 def synchronise(model: Any) -> None:
@@ -82,7 +115,8 @@ def cluster_of(strategy: Any) -> clusters.Cluster:
     if not (chiefs or workers):
         return clusters.Cluster(("",), 0)
     assert resolver is not None
-    return clusters.Cluster((*chiefs, *workers), resolver.task_id + len(chiefs) * (resolver.task_type == "worker"))
+    index = resolver.task_id + len(chiefs) * (resolver.task_type == "worker")
+    return clusters.Cluster((*chiefs, *workers), index, len(chiefs))
 
 
 def is_chief(strategy: Any) -> bool:
@@ -108,10 +142,10 @@ def share(strategy: Any, variables: list[Any]) -> None:
         return
 
     def chiefs() -> list[Any]:
-        context = tf.distribute.get_replica_context()
-        mine = tf.equal(context.replica_id_in_sync_group, 0)
+        replica = tf.distribute.get_replica_context()
+        mine = tf.equal(replica.replica_id_in_sync_group, 0)
         values = [tf.where(mine, variable, tf.zeros_like(variable)) for variable in variables]
-        return [context.all_reduce(tf.distribute.ReduceOp.SUM, value) for value in values]
+        return [replica.all_reduce(tf.distribute.ReduceOp.SUM, value) for value in values]
 
     @tf.function  # type: ignore[untyped-decorator]
     def everywhere() -> Any:
