@@ -337,7 +337,7 @@ def test_who_trains_together() -> None:
     assert of(tf_config(task=task)) == cluster.Cluster(("127.0.0.1:7001", "127.0.0.1:7002"), 1)
     chief = {"chief": ["c:1"], "worker": ["a:1", "b:1"]}
     found = of(tf_config(cluster=chief, task=task))
-    assert found == cluster.Cluster(("c:1", "a:1", "b:1"), 2, 1)
+    assert found == cluster.Cluster(("c:1", "a:1", "b:1"), 2)
     assert not found.is_chief
     assert of(tf_config(cluster={"worker": ["a:1"]})) is None  # one is none
     assert of("") is None

@@ -29,12 +29,10 @@ class Cluster:
     Attributes:
         workers: ``host:port`` of each, the chief first.
         index: which of them this process is.
-        chiefs: how many of them have the task type ``chief``, 0 or 1; the first worker is the chief where none has.
     """
 
     workers: tuple[str, ...]
     index: int
-    chiefs: int = 0
 
     @property
     def is_chief(self) -> bool:
@@ -101,8 +99,7 @@ def parse(text: str) -> Cluster:
             f"TF_CONFIG: task.index = {task['index']!r}, but the cluster has {len(known)} of type {role}: "
             + (f"give 0 to {len(known) - 1}" if known else "give a type that it has")
         )
-    chiefs = len(addresses["chief"])
-    return Cluster(tuple(workers), index + (chiefs if role == "worker" else 0), chiefs)
+    return Cluster(tuple(workers), index + (len(addresses["chief"]) if role == "worker" else 0))
 
 
 def _addresses(role: str, value: Any) -> list[str]:

@@ -5,13 +5,14 @@ all of them, so that a step is the one that a single device would make of the wh
 """
 
 import contextlib
+import queue
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
-from tensorflow.python.eager import context
 
 from edgecbam.errors import EnvironmentFailure, InputError
 from edgecbam.recipe import TrainConfig
@@ -79,24 +80,39 @@ def _multi_worker(cluster: clusters.Cluster, seconds: float, tell: Callable[[str
     if cluster not in _strategies:
         tf.config.experimental.enable_op_determinism()
         clusters.wait_for_peers(cluster, seconds, tell)
-        _limit_registration(cluster, seconds)
         with explained(cluster):
-            _strategies[cluster] = tf.distribute.MultiWorkerMirroredStrategy()
+            _strategies[cluster] = _created_in_time(cluster, seconds)
     return _strategies[cluster]
 
 
-def _limit_registration(cluster: clusters.Cluster, seconds: float) -> None:
-    """Let TensorFlow wait no longer either, for a peer that listens and then says nothing; its own limit is an hour.
+def _created_in_time(cluster: clusters.Cluster, seconds: float) -> Any:
+    """The strategy of several workers, unless one that was seen to listen falls silent: TensorFlow waits for an hour.
 
-    The strategy leaves this configuration alone where it finds one; there is no public way to change it.
+    TensorFlow also takes SIGTERM for itself, to save a checkpoint that nobody asked for; it is given back.
     """
-    jobs = [("chief", cluster.chiefs), ("worker", len(cluster.workers) - cluster.chiefs)]
-    context.context().configure_coordination_service(
-        service_type="standalone",
-        service_leader=f"/job:{'chief' if cluster.chiefs else 'worker'}/replica:0/task:0",
-        coordinated_jobs=[CoordinatedJob(name=name, num_tasks=count) for name, count in jobs if count],
-        cluster_register_timeout_in_ms=int(1000 * seconds),
-    )
+    made: queue.Queue[Any] = queue.Queue()
+
+    def make() -> None:
+        try:
+            made.put(tf.distribute.MultiWorkerMirroredStrategy())
+        except BaseException as error:
+            made.put(error)
+
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=make, daemon=True).start()
+    try:
+        result = made.get(timeout=seconds)
+    except queue.Empty:
+        others = (name for index, name in enumerate(cluster.workers) if index != cluster.index)
+        raise InputError(
+            f"the workers did not begin together within {seconds:g} s: see what {', '.join(others)} say, whether "
+            "all of them run `edgecbam train` with the same TF_CONFIG, and raise train.peer_timeout_seconds if need be"
+        ) from None
+    if isinstance(result, BaseException):
+        raise result
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
+    return result
 
 
 def synchronise(model: Any) -> None:
@@ -116,7 +132,7 @@ def cluster_of(strategy: Any) -> clusters.Cluster:
         return clusters.Cluster(("",), 0)
     assert resolver is not None
     index = resolver.task_id + len(chiefs) * (resolver.task_type == "worker")
-    return clusters.Cluster((*chiefs, *workers), index, len(chiefs))
+    return clusters.Cluster((*chiefs, *workers), index)
 
 
 def is_chief(strategy: Any) -> bool:
