@@ -8,6 +8,7 @@
 #   make bench-lowering  what CBAM costs, plain and lowered; writes benchmarks/results/lowering.json
 #   make bench-onnx  what the ONNX files are worth beside others; writes benchmarks/results/onnx.json
 #   make bench-ablation  what attention, averaging, decay and int8 are worth; writes benchmarks/results/ablation.json
+#   make bench-training  training beside a plain tf_keras fit; writes benchmarks/results/training_speed.json
 #   make bench-trust  how far the benchmark can be trusted: the next three and docs/trust.md
 #   make bench-coverage  simulated coverage of the intervals; writes benchmarks/results/coverage.json
 #   make bench-tools  p50 beside public tools; writes benchmarks/results/against_tools.json
@@ -36,7 +37,7 @@ WEBGPU_ENV := build/webgpu-env
 WEBGPU_PINS := tests/runtimes/gpu_constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu lint types format lock bench-lowering bench-onnx bench-ablation bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
+.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu lint types format lock bench-lowering bench-onnx bench-ablation bench-training bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -203,6 +204,10 @@ bench-ablation: $(READY) test-data
 	  --attention none,channel,spatial,cbam,cbam:open,cbam:open+stage $(ARGS)
 	cp $(ABLATION)/ablation.json $(ABLATION)/ablation.svg benchmarks/results/
 	"$(BIN)/python" -m edgecbam.benchmarks.ablation_table benchmarks/results docs/ablation.md
+
+# Wants a quiet machine.
+bench-training: $(READY)
+	"$(BIN)/python" -m edgecbam.training_speed benchmarks/results/training_speed.json $(ARGS)
 
 bench-trust: bench-coverage bench-tools bench-sessions
 	"$(BIN)/python" -m edgecbam.benchmarks.trust_table benchmarks/results docs/trust.md

@@ -3,7 +3,7 @@
 tfmot's fake quantization and its wrapper of a layer are used; what it leaves undone is done here and in quantizers.py:
 
 * The model is rebuilt layer by layer, each wrapped with the QuantizeConfig that config_for gives it. tfmot's own
-  transformation of the graph takes a minute for a ResNet-50 and overlooks some layers (see quantizers.py).
+  transformation of the graph is slow in networks of hundreds of layers and overlooks some layers (see quantizers.py).
 * Sigmoid gates have the fixed range [0, 255/256], because LOGISTIC must have scale 1/256 and zero point -128 (LiteRT
   int8 specification); Multiply measures its output; channel mean, channel max and their concatenation share the range
   of the tensor that they reduce, so that no QUANTIZE op is needed.

@@ -2,13 +2,11 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from no_tensorflow import run_without_tensorflow
 from PIL import Image
 
 from edgecbam import api, artifacts, recipe
@@ -308,37 +306,17 @@ def test_default_out_counts_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert api.default_out(settings) == Path("runs/fashion_cbam-2")
 
 
-WITHOUT_TENSORFLOW = """
-import sys
-from pathlib import Path
-
-ABSENT = {"tensorflow", "tf_keras", "keras", "tensorflow_model_optimization", "tf2onnx", "onnx"}
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ABSENT:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
+ON_THE_DEVICE = """
 from edgecbam import api
 run, image = Path(sys.argv[1]), Path(sys.argv[2])
 assert api.verify(run).passed
 assert api.benchmark(run)["results"]
 assert api.report(run).is_file()
 assert len(api.predict(run, [image])[0].classes) == 5
-print("done without TensorFlow")
 """
 
 
 def test_an_edge_device_needs_no_tensorflow(small_run: Path, tmp_path: Path) -> None:
     image = tmp_path / "shirt.png"
     Image.fromarray(artifacts.load_samples(small_run / "export").images[0, :, :, 0]).save(image)
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TENSORFLOW, str(small_run), str(image)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "done without TensorFlow" in done.stdout
+    run_without_tensorflow(ON_THE_DEVICE, str(small_run), str(image))

@@ -7,15 +7,13 @@ other where its middle lies from left to right: both can be learnt in seconds, a
 import csv
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from no_tensorflow import run_without_tensorflow
 from PIL import Image
 
 from edgecbam import api, artifacts, cli, metrics, recipe
@@ -277,18 +275,7 @@ def test_an_unfinished_training_is_not_gone_on_with_on_other_targets(
         api.train(settings, tmp_path / "run", resume=True)
 
 
-WITHOUT_TENSORFLOW = """
-import sys
-from pathlib import Path
-
-ABSENT = {"tensorflow", "tf_keras", "keras", "tensorflow_model_optimization", "tf2onnx", "onnx"}
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ABSENT:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
+ON_THE_DEVICE = """
 from edgecbam import api
 from edgecbam.benchmarks import protocol
 protocol.PROTOCOLS["quick"] = protocol.Protocol("quick", 2, 2, 2, 1, 1, "a test", timeout_s=60)
@@ -297,21 +284,11 @@ assert api.verify(run).passed
 assert api.benchmark(run, runtimes=["litert"])["results"][0]["rmse"]
 assert api.report(run).is_file()
 assert len(api.predict(run, [image])[0].values) == 2
-print("done without TensorFlow")
 """
 
 
 def test_an_edge_device_needs_no_tensorflow_for_a_regression(run: Path, blobs: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TENSORFLOW, str(run), str(blobs / "000.png")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "done without TensorFlow" in done.stdout
+    run_without_tensorflow(ON_THE_DEVICE, str(run), str(blobs / "000.png"))
 
 
 CONFIG = VerifyConfig(max_rmse_increase=0.2)

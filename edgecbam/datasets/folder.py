@@ -21,7 +21,7 @@ import numpy as np
 
 from edgecbam import preprocessing
 from edgecbam.datasets import sampling
-from edgecbam.datasets.dataset import Dataset
+from edgecbam.datasets.dataset import Dataset, Images
 from edgecbam.datasets.decode import decode
 from edgecbam.datasets.lazy import take
 from edgecbam.datasets.scan import Part, Tree, scan
@@ -59,21 +59,21 @@ def load(root: Path, data: DataConfig, on_event: OnEvent) -> tuple[Dataset, Data
                 f"class {printable(tree.classes[label])} of {printable(root)} has no readable image left to {name} on: "
                 "add intact images"
             )
-    (train_images, train_labels), (validation_images, validation_labels), (test_images, test_labels) = (
-        (take(images, rows), labels[rows]) for rows in kept
-    )
-    dataset = Dataset(
-        tree.classes,
-        train_images,
-        train_labels,
-        validation_images,
-        validation_labels,
-        test_images,
-        test_labels,
-        tuple(sorted(names(root, paths, list(bad)))),
-        split_record(root, paths, kept, data.seed),
-    )
-    return dataset, data
+    bad_files = tuple(sorted(names(root, paths, list(bad))))
+    return assemble(tree.classes, images, labels, kept, bad_files, split_record(root, paths, kept, data.seed)), data
+
+
+def assemble(
+    classes: tuple[str, ...],
+    images: Images,
+    labels: np.ndarray,
+    kept: Sequence[slice | np.ndarray],
+    bad_files: tuple[str, ...],
+    split: dict[str, Any],
+) -> Dataset:
+    """A data set of the rows of ``images`` and ``labels`` that are kept for train, validation and test."""
+    pairs = [(take(images, rows), labels[rows]) for rows in kept]
+    return Dataset(classes, *pairs[0], *pairs[1], *pairs[2], bad_files, split)
 
 
 def readable(bad: Collection[int], counts: tuple[int, int, int]) -> list[slice | np.ndarray]:

@@ -4,6 +4,7 @@ Both behave like an array of [n, height, width, channels] uint8 as far as traini
 ``dtype``, ``nbytes``, and ``images[i]``, ``images[i:j]``, ``images[positions]``, which give NumPy arrays.
 """
 
+import abc
 import math
 import os
 import warnings
@@ -20,7 +21,7 @@ from edgecbam.datasets.dataset import Images
 from edgecbam.errors import EnvironmentFailure
 
 
-class OnDemand:
+class OnDemand(abc.ABC):
     """What the two kinds have in common: a choice of ``rows`` out of a source, and how to index it."""
 
     dtype = np.dtype(np.uint8)
@@ -44,12 +45,13 @@ class OnDemand:
         self._read(np.atleast_1d(chosen), images)
         return images if chosen.ndim else images[0]
 
+    @abc.abstractmethod
     def take(self, key: Any) -> "OnDemand":
         """Some of the images, in the given order, again on demand."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _read(self, rows: np.ndarray, images: np.ndarray) -> None:
-        raise NotImplementedError
+        """Put the images of the rows of the source into ``images``."""
 
 
 class DecodedOnDemand(OnDemand):

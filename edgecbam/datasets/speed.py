@@ -59,15 +59,15 @@ def _timed(call: Callable[[], T]) -> tuple[float, T]:
 def main(arguments: list[str]) -> int:
     """Measure and print; returns the exit code."""
     if len(arguments) not in (1, 2) or not (len(arguments) == 1 or arguments[1].isdigit()):
-        print("usage: python -m edgecbam.datasets.speed DIR [IMAGES]", file=sys.stderr)  # noqa: T201
+        sys.stderr.write("usage: python -m edgecbam.datasets.speed DIR [IMAGES]\n")
         return 2
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EDGECBAM_CACHE"] = folder
         try:
             for line in measure(arguments[0], int(arguments[1]) if len(arguments) == 2 else 0):
-                print(line)  # noqa: T201
+                sys.stdout.write(f"{line}\n")
         except EdgeCbamError as error:
-            print(error, file=sys.stderr)  # noqa: T201
+            sys.stderr.write(f"{error}\n")
             return error.exit_code
     return 0
 

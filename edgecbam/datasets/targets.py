@@ -17,7 +17,7 @@ import csv
 import math
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -25,7 +25,6 @@ import numpy as np
 from edgecbam.datasets import folder, sampling
 from edgecbam.datasets.dataset import Dataset
 from edgecbam.datasets.decode import decode
-from edgecbam.datasets.lazy import take
 from edgecbam.datasets.scan import IMAGE_SUFFIXES
 from edgecbam.errors import InputError
 from edgecbam.events import Event, OnEvent
@@ -84,23 +83,10 @@ def load(root: Path, data: DataConfig, on_event: OnEvent) -> tuple[Dataset, Data
             raise InputError(f"{printable(root)} has no readable image left to {part} on: add intact images")
     mean, std = _statistics(table_path, table.targets, values[kept[0]], data.standardize_targets)
     labels = ((values - mean) / std).astype(np.float32)
-    (train, train_labels), (validation, validation_labels), (test, test_labels) = (
-        (take(images, positions), labels[positions]) for positions in kept
-    )
-    dataset = Dataset(
-        table.targets,
-        train,
-        train_labels,
-        validation,
-        validation_labels,
-        test,
-        test_labels,
-        tuple(sorted(folder.names(root, paths, list(bad)))),
-        folder.split_record(root, paths, kept, data.seed),
-        tuple(mean.tolist()),
-        tuple(std.tolist()),
-    )
-    return dataset, data
+    bad_files = tuple(sorted(folder.names(root, paths, list(bad))))
+    split = folder.split_record(root, paths, kept, data.seed)
+    dataset = folder.assemble(table.targets, images, labels, kept, bad_files, split)
+    return replace(dataset, target_mean=tuple(mean.tolist()), target_std=tuple(std.tolist())), data
 
 
 def find(root: Path, name: str) -> Path:

@@ -29,7 +29,6 @@ from edgecbam import preprocessing
 from edgecbam.datasets import arrays, cache, folder, sampling
 from edgecbam.datasets.dataset import Dataset
 from edgecbam.datasets.decode import each
-from edgecbam.datasets.lazy import take
 from edgecbam.errors import InputError, MissingPackage
 from edgecbam.events import Event, OnEvent
 from edgecbam.preprocessing import UnreadableImage
@@ -97,23 +96,9 @@ def load(data: DataConfig, on_event: OnEvent) -> tuple[Dataset, DataConfig]:
     kept = folder.readable(bad, (len(rows[0]), len(rows[1]), len(rows[2])))
     positions = np.concatenate(rows)
     values = np.concatenate([labels[origin[part]][chosen] for part, chosen in zip(PARTS, rows, strict=True)])
-    (train, train_labels), (validation, validation_labels), (test, test_labels) = (
-        (take(images, chosen), values[chosen]) for chosen in kept
-    )
-    return (
-        Dataset(
-            classes,
-            train,
-            train_labels,
-            validation,
-            validation_labels,
-            test,
-            test_labels,
-            tuple(sorted(folder.names(Path(data.source), names, list(bad)))),
-            arrays.record(data.seed, (positions[kept[0]], positions[kept[1]], positions[kept[2]]), origin),
-        ),
-        data,
-    )
+    bad_files = tuple(sorted(folder.names(Path(data.source), names, list(bad))))
+    split = arrays.record(data.seed, (positions[kept[0]], positions[kept[1]], positions[kept[2]]), origin)
+    return folder.assemble(classes, images, values, kept, bad_files, split), data
 
 
 def _prepared(source: str, on_event: OnEvent) -> Any:

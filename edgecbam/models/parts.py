@@ -75,6 +75,27 @@ def _check_attention(shape: Any, config: ModelConfig, name: str) -> None:
         )
 
 
+def add_residual(inputs: Any, x: Any, stride: int, config: ModelConfig, name: str, *, last: bool) -> Any:
+    """The end of a residual block: attention, the input added, ReLU.
+
+    Args:
+        inputs: Keras tensor [n, h, w, c], what the block began with.
+        x: Keras tensor [n, h / stride, w / stride, c'], behind the block's last BatchNorm. Where the shapes differ, the
+            input goes through a 1x1 convolution with BatchNorm.
+        stride: of the block.
+        config: which attention.
+        name: prefix of the layer names.
+        last: whether the block is the last of its stage.
+    """
+    channels = x.shape[-1]
+    x = attend(x, config, f"{name}_attention", last=last)
+    shortcut = inputs
+    if stride != 1 or inputs.shape[-1] != channels:
+        shortcut = conv_bn(inputs, channels, 1, stride, f"{name}_shortcut")
+    x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+    return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+
 def conv(
     x: Any, width: int, kernel: int, stride: int, name: str, *, padding: str = "same", use_bias: bool = False
 ) -> Any:

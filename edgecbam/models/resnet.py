@@ -17,11 +17,11 @@ import tf_keras as keras
 
 from edgecbam.recipe import ModelConfig
 
-from .parts import Family, attend, centred_conv_bn, conv_bn, scaled
+from .parts import Family, add_residual, centred_conv_bn, conv_bn, scaled
 
 WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4
-Block = Callable[[Any, int, int, str], tuple[Any, int]]
+Block = Callable[[Any, int, int, str], Any]
 
 
 def resnet(inputs: Any, config: ModelConfig, *, block: Block, blocks: tuple[int, ...]) -> Any:
@@ -33,32 +33,23 @@ def resnet(inputs: Any, config: ModelConfig, *, block: Block, blocks: tuple[int,
         for index in range(1, count + 1):
             stride = 2 if stage > 1 and index == 1 else 1
             name = f"stage{stage}_block{index}"
-            x = _residual(x, scaled(width, config.width), stride, config, name, block=block, last=index == count)
+            y = block(x, scaled(width, config.width), stride, name)
+            x = add_residual(x, y, stride, config, name, last=index == count)
     return x
 
 
-def _residual(inputs: Any, width: int, stride: int, config: ModelConfig, name: str, *, block: Block, last: bool) -> Any:
-    x, channels = block(inputs, width, stride, name)
-    x = attend(x, config, f"{name}_attention", last=last)
-    shortcut = inputs
-    if stride != 1 or inputs.shape[-1] != channels:
-        shortcut = conv_bn(inputs, channels, 1, stride, f"{name}_shortcut")
-    x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
-    return keras.layers.ReLU(name=f"{name}_relu")(x)
-
-
-def _basic(x: Any, width: int, stride: int, name: str) -> tuple[Any, int]:
+def _basic(x: Any, width: int, stride: int, name: str) -> Any:
     x = centred_conv_bn(x, width, 3, stride, f"{name}_1")
     x = keras.layers.ReLU(name=f"{name}_1_relu")(x)
-    return conv_bn(x, width, 3, 1, f"{name}_2"), width
+    return conv_bn(x, width, 3, 1, f"{name}_2")
 
 
-def _bottleneck(x: Any, width: int, stride: int, name: str) -> tuple[Any, int]:
+def _bottleneck(x: Any, width: int, stride: int, name: str) -> Any:
     x = conv_bn(x, width, 1, 1, f"{name}_1")
     x = keras.layers.ReLU(name=f"{name}_1_relu")(x)
     x = centred_conv_bn(x, width, 3, stride, f"{name}_2")
     x = keras.layers.ReLU(name=f"{name}_2_relu")(x)
-    return conv_bn(x, EXPANSION * width, 1, 1, f"{name}_3"), EXPANSION * width
+    return conv_bn(x, EXPANSION * width, 1, 1, f"{name}_3")
 
 
 FAMILIES = {

@@ -12,7 +12,7 @@ import tf_keras as keras
 
 from edgecbam.recipe import ModelConfig
 
-from .parts import Family, attend, conv_bn, stages
+from .parts import Family, add_residual, conv_bn, stages
 
 WIDTHS, BLOCKS = (16, 32, 64), (1, 1, 1)
 
@@ -36,12 +36,7 @@ def _basic_block(inputs: Any, width: int, stride: int, config: ModelConfig, name
     x = conv_bn(inputs, width, 3, stride, f"{name}_1")
     x = keras.layers.ReLU(name=f"{name}_1_relu")(x)
     x = conv_bn(x, width, 3, 1, f"{name}_2")
-    x = attend(x, config, f"{name}_attention", last=last)
-    shortcut = inputs
-    if stride != 1 or inputs.shape[-1] != width:
-        shortcut = conv_bn(inputs, width, 1, stride, f"{name}_shortcut")
-    x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
-    return keras.layers.ReLU(name=f"{name}_relu")(x)
+    return add_residual(inputs, x, stride, config, name, last=last)
 
 
 FAMILY = Family(small_resnet, smallest=lambda config: 2 ** (len(config.widths or WIDTHS) - 1), sizes="widths")

@@ -9,8 +9,6 @@ import tf_keras as keras
 
 from edgecbam.recipe import Precision
 
-from . import strided_gradient
-
 
 def resolve_precision(choice: Precision) -> Precision:
     """``auto`` is mixed_bfloat16 on a CPU with AMX-BF16, where it was measured to pay, and float32 elsewhere."""
@@ -41,10 +39,8 @@ def precision_policy(precision: str) -> Iterator[None]:
 def begin(seed: int) -> None:
     """Begin a stage: same seed, same machine, same result, whatever ran before in this process.
 
-    Seeds Python, NumPy and TensorFlow, refuses nondeterministic kernels, lets Keras count layer names anew, and
-    installs the gradient of strided_gradient.py.
+    Seeds Python, NumPy and TensorFlow, refuses nondeterministic kernels, and lets Keras count layer names anew.
     """
     tf.config.experimental.enable_op_determinism()
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    strided_gradient.install()
