@@ -11,6 +11,7 @@ on one batch again and again. The ratios are of images a second within a session
 
 import argparse
 import dataclasses
+import importlib.metadata
 import json
 import os
 import random
@@ -30,6 +31,7 @@ from edgecbam.events import Event
 from edgecbam.recipe import Recipe
 
 KINDS = ("ours", "plain", "input", "step")
+MADE_WITH = ("tensorflow", "tf-keras")
 TIMEOUT_SECONDS = 3600.0
 
 
@@ -59,6 +61,8 @@ def measure(name: str, assignments: Sequence[str], sessions: int, epochs: int) -
         pairs = zip(rates[numerator], rates[denominator], strict=True)
         return statistics.ratio_of_processes([a / b for a, b in pairs])
 
+    about = environment.describe(())
+    about["versions"] |= {package: importlib.metadata.version(package) for package in MADE_WITH}
     return {
         "schema_version": 1,
         "recipe": name,
@@ -71,7 +75,7 @@ def measure(name: str, assignments: Sequence[str], sessions: int, epochs: int) -
         "ours_over_plain": ratio("ours", "plain"),
         "input_over_step": ratio("input", "step"),
         "ours_over_step": ratio("ours", "step"),
-        "environment": environment.describe(()),
+        "environment": about,
     }
 
 

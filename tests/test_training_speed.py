@@ -38,6 +38,7 @@ def test_the_ratios_are_of_one_session(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert report["ours_over_plain"]["low"] < 2.0 < 3.0 < report["ours_over_plain"]["high"]
     assert report["parameters"] == 7
     assert report["environment"]["logical_cpus"]
+    assert {"tensorflow", "tf-keras"} <= set(report["environment"]["versions"])
 
 
 def test_a_process_that_fails_is_said(tmp_path: Path) -> None:
