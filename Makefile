@@ -8,7 +8,8 @@
 #   make bench-lowering  what CBAM costs, plain and lowered; writes benchmarks/results/lowering.json
 #   make bench-onnx  what the ONNX files are worth beside others; writes benchmarks/results/onnx.json
 #   make bench-ablation  what attention, averaging, decay and int8 are worth; writes benchmarks/results/ablation.json
-#   make bench-training  training beside a plain tf_keras fit; writes benchmarks/results/training_speed.json
+#   make bench-training  training beside a plain tf_keras fit; writes benchmarks/results/training_speed_*.json
+#   make bench-full  the trainings of docs/results.md, hours; writes benchmarks/results/training_*_seed_*.json
 #   make bench-trust  how far the benchmark can be trusted: the next three and docs/trust.md
 #   make bench-coverage  simulated coverage of the intervals; writes benchmarks/results/coverage.json
 #   make bench-tools  p50 beside public tools; writes benchmarks/results/against_tools.json
@@ -31,13 +32,15 @@ STUDY := build/onnx
 ABLATION := runs/ablation
 TRUST_MODELS := $(foreach format,tflite onnx,$(DEMO)/model_fp32.$(format) $(DEMO)/model_int8.$(format)) \
   $(addprefix $(STUDY)/resnet_16_32_64_at_96x96_cbam_,int8_tflite.tflite fp32.onnx int8.onnx)
+AT := --set data.source=builtin --set data.height
+AMX := $(if $(shell grep -m1 -ow amx_bf16 /proc/cpuinfo 2>/dev/null),amx,no_amx)
 WEB := build/web
 WEB_PINS := tests/consumers/web
 WEBGPU_ENV := build/webgpu-env
 WEBGPU_PINS := tests/runtimes/gpu_constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu lint types format lock bench-lowering bench-onnx bench-ablation bench-training bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
+.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu lint types format lock bench-lowering bench-onnx bench-ablation bench-training bench-full bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -205,9 +208,22 @@ bench-ablation: $(READY) test-data
 	cp $(ABLATION)/ablation.json $(ABLATION)/ablation.svg benchmarks/results/
 	"$(BIN)/python" -m edgecbam.benchmarks.ablation_table benchmarks/results docs/ablation.md
 
+# Can be interrupted and called again.
+bench-full: $(READY) test-data
+	for name in fashion_small fashion_resnet20; do \
+	  if [ -f runs/$$name/recipe.toml ]; then how=--resume; else how=$$name; fi; \
+	  "$(BIN)/edgecbam" run $$how --out runs/$$name || exit; \
+	done
+	"$(BIN)/python" -m edgecbam.benchmarks.trainings benchmarks/results docs/results.md runs/fashion_small runs/fashion_resnet20
+
 # Wants a quiet machine.
 bench-training: $(READY)
-	"$(BIN)/python" -m edgecbam.training_speed benchmarks/results/training_speed.json $(ARGS)
+	for set in "fashion_cbam" "resnet20_cbam $(AT)=32 --set data.channels=3" \
+	  "resnet18_cbam $(AT)=64 --set data.channels=3 --set data.train_images=1536 --set model.spatial_kernel=3"; do \
+	  "$(BIN)/python" -m edgecbam.training_speed benchmarks/results/training_speed_$${set%% *}_$(AMX).json \
+	    --recipe $$set $(ARGS) || exit; \
+	done
+	"$(BIN)/python" -m edgecbam.benchmarks.training_speed_table benchmarks/results docs/training.md
 
 bench-trust: bench-coverage bench-tools bench-sessions
 	"$(BIN)/python" -m edgecbam.benchmarks.trust_table benchmarks/results docs/trust.md

@@ -44,11 +44,20 @@ def verdict(low: float | None, high: float | None) -> str:
     return "worse" if high < 0 else "inconclusive"
 
 
-def mean_difference(differences: Sequence[float]) -> dict[str, float | None]:
-    """``value``, the mean, with ``low`` and ``high`` of its interval over seeds, which are None with one seed."""
-    interval = statistics.t_interval(differences)
-    low, high = (None, None) if interval is None else interval
-    return {"value": float(np.mean(differences)), "low": low, "high": high}
+def mean_difference(differences: Sequence[float], step: float = 0.0) -> dict[str, float | None]:
+    """``value``, the mean, with ``low`` and ``high`` of its interval over seeds, which are None with one seed.
+
+    Args:
+        differences: one for each seed.
+        step: what accuracies are multiples of, 1/n with n images. The spread of the differences is taken to be at
+            least that of rounding to it, step / sqrt(12): seeds that agree to the image do not agree exactly.
+    """
+    value, count = float(np.mean(differences)), len(differences)
+    if count < 2:
+        return {"value": value, "low": None, "high": None}
+    rounding = statistics.student_t(statistics.CONFIDENCE, count - 1) * step / math.sqrt(12 * count)
+    half = max(float(statistics.t_half_width(differences)), float(rounding))
+    return {"value": value, "low": value - half, "high": value + half}
 
 
 def image_difference(candidate: Correct, baseline: Correct) -> dict[str, float | int]:
@@ -154,7 +163,8 @@ def compare(
         whole = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
         differences = [ours - theirs for ours, theirs in whole]
         complete = len(differences) == len(seeds)
-        answer[part] = {**mean_difference(differences), "differences": differences} if complete else None
+        step = max((1 / run[f"{part}_images"] for run in found[0].values() if run.get(f"{part}_images")), default=0.0)
+        answer[part] = {**mean_difference(differences, step), "differences": differences} if complete else None
     answer["images"] = []
     for seed in seeds:
         ours, theirs = (correct.get((arm, seed), {}).get(f"test_{weights}") for arm, weights in sides)

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgecbam import artifacts
 
-from .readme_table import END, replace
+from .readme_table import END, replace, table
 
 NETWORKS = "<!-- begin of the networks made by edgecbam.benchmarks.lowering_table -->"
 MAPS = "<!-- begin of the maps made by edgecbam.benchmarks.lowering_table -->"
@@ -45,7 +45,7 @@ def networks(report: dict[str, Any]) -> str:
         f"n = {' or '.join(str(n) for _, n in samples)}. Intervals are of 95 %."
     )
     against = f"Lowered int8 against float32 with CBAM as written, times faster: {'; '.join(speedups)}."
-    return "\n".join([NETWORKS, _table(heads, rows), "", machine, "", against, END])
+    return "\n".join([NETWORKS, table(heads, rows), "", machine, "", against, END])
 
 
 def maps(report: dict[str, Any]) -> str:
@@ -57,7 +57,7 @@ def maps(report: dict[str, Any]) -> str:
             text = f"{ratio['value']:.2f} {_interval([ratio['low'], ratio['high']])} {ratio['verdict']}"
             found.setdefault(row["network"].removeprefix("map "), {})[row["dtype"]] = text
     rows = [[name, by_dtype["int8"], by_dtype["float32"]] for name, by_dtype in found.items()]
-    return "\n".join([MAPS, _table(["map", "int8", "float32"], rows), END])
+    return "\n".join([MAPS, table(["map", "int8", "float32"], rows), END])
 
 
 def limits(report: dict[str, Any]) -> str:
@@ -77,7 +77,7 @@ def limits(report: dict[str, Any]) -> str:
             ]
         )
     heads = ["network", "precision", "attention adds, ms", "memory bound, ms", "largest additions by op, ms"]
-    return "\n".join([LIMITS, _table(heads, rows), END])
+    return "\n".join([LIMITS, table(heads, rows), END])
 
 
 def renew(document: str, report: dict[str, Any]) -> str:
@@ -96,11 +96,6 @@ def _target(row: dict[str, Any]) -> str:
     if row["target"] is None:
         return "–"
     return f"≤ {row['target']:.2f} {'met' if row['met'] else 'missed'}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main(arguments: list[str]) -> None:

@@ -4,6 +4,7 @@ It stands between two comment lines, so that a test can compare it with the repo
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,19 @@ def block(report: dict[str, Any]) -> str:
     """The results of a report as Markdown, with the machine and the number of samples below."""
     environment, protocol = report["environment"], report["protocol"]
     versions = environment["versions"]
-    table = reports.results_markdown(report)
+    results = reports.results_markdown(report)
     samples = protocol["processes"] * protocol["rounds"] * protocol["block"]
     machine = (
         f"{environment['cpu']}, {environment['logical_cpus']} CPUs, {environment['os']}; "
         f"LiteRT {versions['litert']}, ONNX Runtime {versions['onnxruntime']}; "
         f"1 thread, batch 1, n = {samples} in {protocol['processes']} processes ({protocol['name']} protocol)."
     )
-    return f"{BEGIN}\n{table}\n\n{machine}\n{END}"
+    return f"{BEGIN}\n{results}\n\n{machine}\n{END}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *rows])
 
 
 def replace(text: str, new: str) -> str:

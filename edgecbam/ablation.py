@@ -260,7 +260,7 @@ def run(plan: Plan, out: Path, *, resume: bool = False, on_event: OnEvent = igno
     if records:
         on_event(Event("ablate", message=f"{len(records)} of {len(todo)} trainings are kept"))
     if len(records) < len(todo):
-        _check_networks(plan, on_event)
+        _check_networks(plan, records.values(), on_event)
     _write_plan(plan, out)  # only now, when everything that the user gave has proven good
     seconds: dict[Arm, float] = {}
     cache = _Images()
@@ -332,12 +332,18 @@ def _digests(run: Path, stages: typing.Iterable[str]) -> dict[str, str]:
     return {stage: artifacts.sha256_file(path) for stage, path in paths.items() if path.is_file()}
 
 
-def _check_networks(plan: Plan, on_event: OnEvent) -> None:
-    """Build every network once: one that cannot be built is refused now and not after hours."""
+def _check_networks(plan: Plan, kept: typing.Iterable[Mapping[str, Any]], on_event: OnEvent) -> None:
+    """Build every network once: one that cannot be built is refused now and not after hours; so are other images."""
     api._require_tensorflow("training")
     from edgecbam import datasets, models, training
 
     dataset, data = datasets.load(plan.recipe.data, on_event)
+    digest = datasets.digest(dataset)
+    if any(record["status"] == "ok" and record["data_digest"] != digest for record in kept):
+        raise InputError(
+            f"the images of {data.source} are not those of the trainings that are kept: put them back, or begin anew "
+            "with another --out"
+        )
     shape = (data.height, data.width, data.channels)
     for arm in plan.arms:
         training.begin(plan.recipe.train.seed)
@@ -423,9 +429,9 @@ def _evaluate(run: Path, stages: Sequence[str], cache: _Images) -> tuple[dict[st
         }
         for part in parts
     }
-    figures["test"]["raw"] = trained["test_raw_accuracy"]
-    if len(dataset.validation_images):
-        figures["validation"]["raw"] = _last_raw_accuracy(run / "train" / "history.csv")
+    for part in parts:
+        if f"{part}_raw_accuracy" in trained:
+            figures[part]["raw"] = trained[f"{part}_raw_accuracy"]
     counts = {f"{part}_images": len(labels) for part, (_, labels) in parts.items()}
     return (
         {
@@ -458,13 +464,6 @@ def _logits(path: Path, images: Any, described: Mapping[str, Any]) -> np.ndarray
     finally:
         session.close()
     return np.concatenate(outputs)
-
-
-def _last_raw_accuracy(history: Path) -> float:
-    import csv
-
-    rows = list(csv.DictReader(io.StringIO(history.read_text("utf-8"))))
-    return float(rows[-1]["raw_accuracy"])
 
 
 def _progress(

@@ -173,6 +173,10 @@ def _train(recipe: Recipe, out: Path, resume: bool, overwrite: bool, on_event: O
     with strategy.scope(), training.precision_policy(settings.precision):
         model = models.build(recipe.model, shape, len(dataset.classes), recipe.task)
     models.load_pretrained(model, recipe.model)
+    if settings.freeze_epochs and not recipe.model.weights:
+        raise InputError(
+            "train.freeze_epochs keeps given weights as they are at first, but model.weights gives none: leave it out"
+        )
     training.check(dataset, settings, described)
     # Only now, when everything that the user gave has proven good, is anything replaced or written.
     _prepare_folder(out, recipe, resume=resume)
@@ -185,18 +189,17 @@ def _train(recipe: Recipe, out: Path, resume: bool, overwrite: bool, on_event: O
             model, dataset, settings, described, folder / "checkpoints", stage="train", on_event=on_event
         )
         final = models.build(recipe.model, shape, len(dataset.classes), recipe.task)
-        final.set_weights(model.get_weights())
+        averaged = model.get_weights()
         if not training.distribution.is_chief(strategy):
             training.distribution.meet(strategy)  # stay until the first worker has written everything
             return out
-        final.save(folder / MODEL_FILE)
-        logits = training.predict(final, dataset.test_images, described)
         figures = {
             **begun,
             "bad_files": list(dataset.bad_files),
             "precision": settings.precision,
-            **_how_right(recipe, result.raw_logits, logits, dataset),
+            **_how_right(recipe, final, (result.raw_weights, averaged), dataset, described),
         }
+        final.save(folder / MODEL_FILE)
         artifacts.write_json(folder / "split.json", dataset.split)
         artifacts.write_json(folder / "metrics.json", figures)
         artifacts.write_json(folder / "timing.json", {"images_per_second": result.images_per_second})
@@ -255,13 +258,12 @@ def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
             refresh=refresh,
             on_event=on_event,
         )
-        model.save_weights(folder / QAT_FILE)
-        logits = training.predict(model, dataset.test_images, described)
         figures = {
-            **_how_right(recipe, result.raw_logits, logits, dataset),
+            **_how_right(recipe, model, (result.raw_weights, model.get_weights()), dataset, described),
             "ranges": {name: list(bounds) for name, bounds in quantization.activation_ranges(model).items()},
             "widened": widened,
         }
+        model.save_weights(folder / QAT_FILE)
         artifacts.write_json(folder / "metrics.json", figures)
         artifacts.write_json(folder / "timing.json", {"images_per_second": result.images_per_second})
     for name, scale in widened.items():
@@ -689,13 +691,27 @@ def _enumerated(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) < 6 else f"{', '.join(names[:3])}, … ({len(names)} in all)"
 
 
-def _how_right(recipe: Recipe, raw: Any, averaged: Any, dataset: "Dataset") -> dict[str, Any]:
-    """The figures of metrics.json on the test images: top-1, or RMSE and MAE by target in the target's own unit."""
+def _how_right(
+    recipe: Recipe,
+    model: Any,
+    raw_and_averaged: tuple[list["np.ndarray"], list["np.ndarray"]],
+    dataset: "Dataset",
+    described: dict[str, Any],
+) -> dict[str, Any]:
+    """The figures of metrics.json: top-1, or RMSE and MAE by target in the target's own unit.
+
+    Of a float32 model with the weights of the last step and with their averages, with which it is left.
+    """
     import numpy as np
 
-    from edgecbam import metrics
+    from edgecbam import metrics, training
 
-    labels = dataset.test_labels
+    outputs: dict[str, list[np.ndarray]] = {"test": [], "validation": []}
+    for weights in raw_and_averaged:
+        model.set_weights(weights)
+        outputs["test"].append(training.predict(model, dataset.test_images, described))
+        outputs["validation"].append(training.predict(model, dataset.validation_images, described))
+    labels, (raw, averaged) = dataset.test_labels, outputs["test"]
     counts = {
         "train_images": len(dataset.train_images),
         "validation_images": len(dataset.validation_images),
@@ -703,8 +719,10 @@ def _how_right(recipe: Recipe, raw: Any, averaged: Any, dataset: "Dataset") -> d
     }
     if recipe.task == "classification":
         accuracies = {
-            "test_raw_accuracy": metrics.top1(raw, labels),
-            "test_ema_accuracy": metrics.top1(averaged, labels),
+            f"{part}_{weights}_accuracy": metrics.top1(found, known)
+            for part, known in (("test", labels), ("validation", dataset.validation_labels))
+            if len(known)
+            for weights, found in zip(("raw", "ema"), outputs[part], strict=True)
         }
         return {**accuracies, **counts}
     errors = {
@@ -741,7 +759,9 @@ def _describe_training(recipe: Recipe, dataset: "Dataset", cost: Any) -> str:
 
 def _anchored(data: DataConfig) -> DataConfig:
     """Paths made absolute, so that later stages find them from anywhere; targets in the folder stay relative to it."""
-    if not os.path.isdir(data.source):
+    from edgecbam.datasets import SOURCES, tfds
+
+    if data.source in SOURCES or data.source.startswith(tfds.PREFIX) or not os.path.isdir(data.source):
         return data
     folder, targets = Path(data.source).resolve(), data.targets
     if targets and not os.path.isfile(folder / targets) and os.path.isfile(targets):

@@ -447,8 +447,11 @@ def _anchored(data: str) -> str:
 
     if data in SOURCES or not data:
         return data
-    folder = Path(data).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else data
+    try:
+        folder = Path(data).expanduser()
+        return str(folder.resolve()) if folder.is_dir() else data
+    except (OSError, RuntimeError):  # no such user, a name too long: the data set that it is not is refused later
+        return data
 
 
 def _toml_string(text: str) -> str:

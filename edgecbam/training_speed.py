@@ -121,6 +121,7 @@ def child(kind: str, settings: Recipe, epochs: int) -> dict[str, Any]:
         "parameters": cost.parameters,
         "macs": cost.macs,
         "train_images": len(dataset.train_images),
+        "batch_size": settings.train.batch_size,
     }
     if kind == "ours":
         facts["precision"] = chosen

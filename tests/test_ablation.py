@@ -36,6 +36,15 @@ def test_a_mean_difference_has_students_interval(differences: tuple[float, ...],
     assert [found[key] for key in ("value", "low", "high")] == pytest.approx([mean, mean - half, mean + half], abs=1e-8)
 
 
+def test_seeds_that_agree_to_the_image_still_have_an_interval() -> None:
+    found = comparisons.mean_difference([0.0005, 0.0005], step=1 / 2000)
+    half = 12.706205 * 0.0005 / np.sqrt(12 * 2)
+    assert [found["low"], found["high"]] == pytest.approx([0.0005 - half, 0.0005 + half])
+    assert comparisons.verdict(found["low"], found["high"]) == "inconclusive"
+    wide = comparisons.mean_difference([0.01, 0.03], step=1 / 2000)
+    assert wide == comparisons.mean_difference([0.01, 0.03])
+
+
 def test_one_seed_has_no_interval_and_no_verdict() -> None:
     found = comparisons.mean_difference([0.4])
     assert found == {"value": 0.4, "low": None, "high": None}
@@ -542,6 +551,19 @@ def test_another_recipe_is_refused_in_a_folder_that_was_begun(
     assert cli.main(["ablate", "--out", str(finished)]) == 2
     assert "exists already: add --resume" in capsys.readouterr().err
     assert digests(finished) == before
+
+
+def test_other_images_are_refused_before_anything_is_trained(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgecbam import datasets
+
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    before = digests(out)
+    monkeypatch.setattr(datasets, "digest", lambda dataset: "other")
+    assert cli.main(["ablate", "--resume", "--out", str(out), "--seeds", "3"]) == 2
+    assert "are not those of the trainings that are kept: put them back" in capsys.readouterr().err
+    assert digests(out) == before
 
 
 # With stages that do nothing

@@ -143,6 +143,24 @@ def test_a_folder_that_is_no_run_is_never_touched(tmp_path: Path, options: dict[
     assert [path.name for path in precious.rglob("*")] == ["sub", "thesis.txt"]
 
 
+def test_frozen_epochs_without_weights_to_keep_are_refused(tmp_path: Path) -> None:
+    asked = recipe.load("fashion_cbam", ("train.freeze_epochs=1",))
+    with pytest.raises(InputError, match=r"train\.freeze_epochs .* model\.weights gives none: leave it out"):
+        api.train(asked, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("source", ["builtin", "mnist", "tfds:mnist"])
+def test_a_folder_named_like_a_data_set_is_not_taken_for_it(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / source).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert api._anchored(recipe.DataConfig(source=source)).source == source
+    (tmp_path / "photos").mkdir()
+    assert api._anchored(recipe.DataConfig(source="photos")).source == str((tmp_path / "photos").resolve())
+
+
 def test_a_run_that_lost_its_recipe_is_not_begun_anew(small_run: Path) -> None:
     (small_run / "recipe.toml").unlink()
     with pytest.raises(InputError, match="is no run folder, so --resume does not touch it"):

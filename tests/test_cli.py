@@ -195,6 +195,11 @@ def test_a_named_data_set_is_not_mistaken_for_a_folder(calls: Calls, tmp_path: P
     assert calls["train"][0][0].data.source == "fashion_mnist"
 
 
+def test_the_home_of_an_unknown_user_is_left_to_the_loader_to_refuse(calls: Calls) -> None:
+    assert cli.main(["train", "--data", "~no-such-user/photos"]) == 0
+    assert calls["train"][0][0].data.source == "~no-such-user/photos"
+
+
 def test_resume_goes_on_with_the_recipe_of_the_folder(calls: Calls, tmp_path: Path) -> None:
     settings = recipe.load(recipe.DEFAULT_RECIPE, ("train.epochs=7",))
     make_run(tmp_path / "old", settings)

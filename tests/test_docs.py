@@ -15,7 +15,15 @@ import pytest
 from PIL import Image
 
 from edgecbam import api, artifacts, cli
-from edgecbam.benchmarks import ablation_table, lowering_table, onnx_table, readme_table, trust_table
+from edgecbam.benchmarks import (
+    ablation_table,
+    lowering_table,
+    onnx_table,
+    readme_table,
+    training_speed_table,
+    trainings,
+    trust_table,
+)
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -112,6 +120,22 @@ def test_the_results_of_ablations_are_those_of_the_committed_reports() -> None:
     assert ablation_table.renew(document, reports) == document
     for name, report in reports.items():
         assert len(report["runs"]) == report["planned_runs"], f"{name} is not finished"
+
+
+def test_the_table_of_trainings_is_that_of_the_committed_figures() -> None:
+    document = (ROOT / "docs" / "results.md").read_text("utf-8")
+    found = trainings.reports(ROOT / "benchmarks" / "results")
+    assert trainings.renew(document, found) == document
+    for one in found:
+        assert (one["images"]["test"], one["verified_images"]) == (10_000, 10_000)
+        assert not one["failed_gates"]
+
+
+def test_the_table_of_training_speed_is_that_of_the_committed_reports() -> None:
+    document = (ROOT / "docs" / "training.md").read_text("utf-8")
+    found = training_speed_table.reports(ROOT / "benchmarks" / "results")
+    assert found
+    assert training_speed_table.renew(document, found) == document
 
 
 def test_the_tables_of_trust_are_those_of_the_committed_reports() -> None:

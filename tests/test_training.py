@@ -227,8 +227,7 @@ def test_the_model_ends_with_the_average_and_history_tells_both(tmp_path: Path) 
     model = network()
     messages: list[str] = []
     result = fit(model, tmp_path, on_event=lambda event: messages.append(event.message))
-    raw = training.predict(model, dataset().test_images, PREPROCESSING)
-    assert not np.allclose(raw, result.raw_logits)
+    assert any(not np.allclose(*pair) for pair in zip(model.get_weights(), result.raw_weights, strict=True))
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert set(rows[0]) == {"epoch", "learning_rate", "loss", "raw_accuracy", "ema_accuracy"}
@@ -342,6 +341,23 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(whole: Path, tmp_path: 
     assert state(tmp_path / "parts") == state(whole)
 
 
+@pytest.mark.parametrize("content", [None, b""], ids=["no list", "an empty list"])
+def test_checkpoints_whose_list_a_power_cut_took_are_found(content: bytes | None, tmp_path: Path) -> None:
+    fit(network(), tmp_path)
+    before, listed = state(tmp_path), tmp_path / "checkpoints" / "checkpoint"
+    listed.unlink() if content is None else listed.write_bytes(content)
+    messages: list[str] = []
+    fit(network(), tmp_path, on_event=lambda event: messages.append(event.message))
+    assert "continuing after epoch 2 of 2" in messages
+    assert state(tmp_path) == before
+
+
+def test_an_empty_list_of_no_checkpoints_is_a_new_beginning(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "checkpoint").write_bytes(b"")
+    assert len(fit(network(), tmp_path).history) == CONFIG.epochs
+
+
 def test_no_readable_checkpoint_is_said_and_nothing_is_begun_anew(tmp_path: Path) -> None:
     fit(network(), tmp_path)
     found = sorted((tmp_path / "checkpoints").glob("ckpt-*.data*"))
@@ -378,7 +394,7 @@ def test_checkpoints_are_due_by_the_clock(tmp_path: Path) -> None:
     average = training.WeightAverage(model, 0.9)
     seconds = 0.0
     saved = checkpoints.Checkpoints(
-        tmp_path, model, optimizer, average, checkpoints.Progress(model.distribute_strategy), 2.0, lambda: seconds
+        tmp_path, model, [optimizer], average, checkpoints.Progress(model.distribute_strategy), 2.0, lambda: seconds
     )
     seconds = 119.0
     assert not saved.due()
@@ -408,6 +424,57 @@ def test_frozen_epochs_train_the_head_and_the_attention_alone(tmp_path: Path) ->
     assert not any(name.startswith("stem_") or "_1_conv" in name or "_1_bn" in name for name in first)
     assert {"stem_conv/kernel:0", "stem_bn/moving_mean:0", "logits/kernel:0"} <= second
     assert model.get_layer("stem_conv").trainable
+
+
+def test_what_is_unfrozen_has_an_optimiser_that_starts_there_at_the_rate_of_the_schedule(tmp_path: Path) -> None:
+    rates = []
+    for freeze_epochs in (0, 1):
+        config = dataclasses.replace(CONFIG, epochs=2, freeze_epochs=freeze_epochs)
+        folder = tmp_path / str(freeze_epochs)
+        folder.mkdir()
+        trained = loop._Fit(
+            network(), dataset(), config, PREPROCESSING, folder / "checkpoints", "train", None, lambda _: None
+        )
+        rates.append([record.learning_rate for record in trained.run().history])
+        assert int(trained.optimizer.iterations) == trained.steps_per_epoch * (2 - freeze_epochs)
+    assert rates[0] == pytest.approx(rates[1], rel=1e-6)
+
+
+def test_an_image_lost_in_mid_training_is_said_as_itself(tmp_path: Path) -> None:
+    class Lost:
+        """Images of which the last is gone."""
+
+        shape, dtype = (24, 8, 8, 1), np.dtype(np.uint8)
+
+        def __len__(self) -> int:
+            return 24
+
+        def __getitem__(self, rows: Any) -> np.ndarray:
+            if not isinstance(rows, slice) and 23 in rows:
+                raise InputError("photos/23.png does not exist: put it back")
+            return dataset().train_images[rows]
+
+    data = dataclasses.replace(dataset(), train_images=Lost())
+    with pytest.raises(InputError, match=r"^photos/23.png does not exist: put it back$"):
+        fit(network(), tmp_path, data=data)
+
+
+def test_the_error_of_several_targets_in_their_own_units_is_in_standard_deviations(tmp_path: Path) -> None:
+    grams = dataclasses.replace(regression(), target_mean=(), target_std=())
+    scale = np.array([1.0, 1000.0], np.float32)
+    metres = dataclasses.replace(
+        grams, **{f"{part}_labels": getattr(grams, f"{part}_labels") * scale for part in ("train", "validation")}
+    )
+    found = []
+    for name, data in (("grams", grams), ("metres", metres)):
+        folder = tmp_path / name
+        folder.mkdir()
+        model = models.build(NETWORK, (8, 8, 1), 2, "regression")
+        for weight in model.get_layer("logits").weights:  # its answer is 0 in any unit
+            weight.assign(tf.zeros_like(weight))
+        begun = loop._Fit(model, data, CONFIG, PREPROCESSING, folder / "checkpoints", "train", None, lambda _: None)
+        found.append(begun._metric())
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def regression(images: int = 24) -> Dataset:

@@ -56,7 +56,8 @@ class Draws:
 def draw(random: np.random.Generator, count: int, size: tuple[int, int], config: TrainConfig) -> Draws:
     """Draw for ``count`` images of ``size`` (height, width) in pixels.
 
-    The same numbers are drawn whatever is switched on, so that one setting does not change what another does.
+    The same numbers are drawn whatever is switched on, so that one setting does not change what another does; only
+    ``shift_pixels = 0`` draws no moves, and so other numbers for what follows.
     """
     flipped = random.random(count) < 0.5
     moves = random.integers(0, 2 * config.shift_pixels, (count, 2), endpoint=True) - config.shift_pixels

@@ -10,23 +10,23 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import PIL
-import psutil  # type: ignore[import-untyped,unused-ignore]
 
-from edgecbam import preprocessing
+from edgecbam import artifacts, preprocessing
 from edgecbam.datasets import memory
 from edgecbam.datasets.dataset import Images
 from edgecbam.datasets.lazy import DecodedOnDemand, DecodedOnDisk
 from edgecbam.errors import EnvironmentFailure, InputError
-from edgecbam.events import Event, OnEvent
+from edgecbam.events import Event, OnEvent, ignore
 from edgecbam.recipe import DataConfig
 
 PIXELS, BAD = "pixels", "bad.json"
@@ -118,7 +118,8 @@ def _on_disk(
 ) -> tuple[Images, dict[int, str]]:
     order = _order(source)
     folder = _folder(source, data)
-    if _find(folder, source, data):
+    found = _find(folder, source, data)
+    if found:
         on_event(Event("data", message=f"decoded images are read from {folder}"))
         on_event(Event("data", step=source.count, total=source.count, unit="image"))
     else:
@@ -127,7 +128,35 @@ def _on_disk(
     rows = np.empty(source.count, np.int64)
     rows[order] = np.arange(source.count)
     listed = json.loads((folder / BAD).read_text("utf-8"))
+    if listed and found and source.again:
+        listed = _try_again(folder, source, data, each, order, sorted(map(int, listed)))
     return DecodedOnDisk(folder / PIXELS, rows, _shape(data)), {order[int(row)]: why for row, why in listed.items()}
+
+
+def _try_again(
+    folder: Path, source: Source, data: DataConfig, each: Each, order: list[int], rows: list[int]
+) -> dict[str, str]:
+    """Decode what could not be read when the cache was made: a permission may have been given since."""
+    size, kept = memory.needed(1, data), {}
+
+    def put(position: int, pixels: np.ndarray) -> None:
+        kept[rows[position]] = np.ascontiguousarray(pixels).reshape(-1)
+
+    bad = each(source.items([order[row] for row in rows]), len(rows), source.one, put, ignore)
+    listed = {str(rows[position]): bad[position] for position in sorted(bad)}
+    if kept:
+        try:
+            with (folder / PIXELS).open("r+b", buffering=0) as file:
+                for row, pixels in kept.items():
+                    _write_whole(file.fileno(), pixels.data, row * size)
+                os.fsync(file.fileno())
+            artifacts.write_json(folder / BAD, listed)
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"{folder} cannot be written, and lacks images that can be read now ({error.strerror or error}): "
+                "remove it, or set EDGECBAM_CACHE"
+            ) from None
+    return listed
 
 
 def _write(folder: Path, source: Source, data: DataConfig, each: Each, on_event: OnEvent, order: list[int]) -> None:
@@ -144,11 +173,13 @@ def _write(folder: Path, source: Source, data: DataConfig, each: Each, on_event:
             bad = each(source.items(order), source.count, source.one, put, on_event)
             os.fsync(file.fileno())
             (partial / BAD).write_text(json.dumps({str(row): bad[row] for row in sorted(bad)}), "utf-8")
+            if _find(folder, source, data):  # another process was faster, and may be reading already
+                return
             shutil.rmtree(folder, ignore_errors=True)  # a damaged one
             try:
                 partial.rename(folder)
             except OSError:
-                if not _find(folder, source, data):  # else another process was faster
+                if not _find(folder, source, data):
                     raise
     except OSError as error:
         raise EnvironmentFailure(
@@ -173,20 +204,37 @@ def _write_whole(descriptor: int, data: memoryview, offset: int) -> None:
 
 @contextlib.contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which is gone afterwards unless it was renamed; those of dead processes go too."""
+    """A folder to write into, which is gone afterwards unless it was renamed; those of dead processes go too.
+
+    A process holds a lock on a file beside its folder as long as it lives, whatever host or container it is in.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    host = socket.gethostname()
-    for left in folder.parent.glob(f"{folder.name}.partial-{host}-*"):
-        process = left.name.rpartition("-")[2]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
-    partial = folder.with_name(f"{folder.name}.partial-{host}-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    for left in folder.parent.glob(f"{folder.name}.partial-*.lock"):
+        with contextlib.suppress(FileNotFoundError), left.open("rb") as lock:
+            if _locked(lock):
+                shutil.rmtree(left.with_suffix(""), ignore_errors=True)
+                left.unlink()
+    partial = folder.with_name(f"{folder.name}.partial-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
+    own = partial.with_name(f"{partial.name}.lock")
+    with own.open("wb") as lock:
+        _locked(lock)
+        partial.mkdir()
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            own.unlink(missing_ok=True)
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Whether the file could be locked for this process alone, until it is closed."""
+    import fcntl  # not on Windows, where benchmarks run
+
     try:
-        yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def home() -> Path:

@@ -175,7 +175,11 @@ def _as_tensors(
     import tensorflow as tf
 
     def call(number: Any) -> tuple[Any, Any, Any]:
-        images, targets, weights = tf.numpy_function(one, [number], (tf.float32, tf.float32, tf.float32))
+        # Stateless, for a batch depends on its number alone: under deterministic ops TensorFlow would call a stateful
+        # function once at a time, and only when its batch is asked for.
+        images, targets, weights = tf.numpy_function(
+            one, [number], (tf.float32, tf.float32, tf.float32), stateful=False
+        )
         return (
             tf.ensure_shape(images, (None, *shape)),
             tf.ensure_shape(targets, (None, width)),

@@ -204,6 +204,8 @@ def _number(where: str, target: str, text: str) -> float:
     if not text:
         raise InputError(f"{where}: the cell is empty: give a number, or remove the row")
     try:
+        if "_" in text or not text.isascii():  # Python reads 1_5 as 15
+            raise ValueError
         value = float(text)
     except ValueError:
         raise InputError(f"{where}: {text!r} is no number: give one, with a point for decimals") from None

@@ -102,7 +102,7 @@ def load_pretrained(model: Any, config: ModelConfig) -> tuple[str, ...]:
     channels = model.input_shape[-1]
     if channels != 3:
         raise InputError(f"model.weights are for colour images, not {channels} channel: set data.channels to 3")
-    path = _download(model, config) if config.weights == "imagenet" else Path(config.weights).expanduser()
+    path = _download(model, config) if config.weights == "imagenet" else _own(config.weights)
     saved = _read(path)
     backbone, head = _split(saved, path)
     pairs = _match(backbone, model, config, path)
@@ -112,6 +112,13 @@ def load_pretrained(model: Any, config: ModelConfig) -> tuple[str, ...]:
     for layer, source in pairs:
         layer.set_weights(_in_rgb(source.weights) if layer.name == "conv1_conv" else source.weights)
     return tuple(layer.name for layer, _ in pairs)
+
+
+def _own(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"model.weights: {text} names the home of an unknown user: give the whole path") from None
 
 
 def _in_rgb(weights: list[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:

@@ -8,7 +8,7 @@ these moments leaves a whole checkpoint. The last two are kept.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class Checkpoints:
     Args:
         folder: where they are; each worker has its own, and only the first one's is read.
         model: keras.Model.
-        optimizer: built for the model.
+        optimizers: built for the model.
         average: of the model.
         progress: see Progress.
         minutes: how much time may pass before one is due in the midst of an epoch; with 0 one is due after every step.
@@ -77,7 +77,7 @@ class Checkpoints:
         self,
         folder: Path,
         model: Any,
-        optimizer: Any,
+        optimizers: Sequence[Any],
         average: WeightAverage,
         progress: Progress,
         minutes: float,
@@ -88,18 +88,19 @@ class Checkpoints:
         self._strategy = model.distribute_strategy
         self._variables = [
             *model.weights,
-            *optimizer.variables,
+            *(variable for optimizer in optimizers for variable in optimizer.variables),
             *average.shadows,
             average.updates,
             *progress.variables,
         ]
         self._checkpoint = tf.train.Checkpoint(
             model=model,
-            optimizer=optimizer,
+            **{f"optimizer{number or ''}": optimizer for number, optimizer in enumerate(optimizers)},
             shadows=average.shadows,
             updates=average.updates,
             progress=progress.variables,
         )
+        _mend_list(folder)
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=KEPT)
         self._seconds = 60.0 * minutes
         self._clock = clock
@@ -153,3 +154,19 @@ class Checkpoints:
             raise EnvironmentFailure(
                 f"none of the {len(found)} checkpoints in {self.folder} can be read: start anew with --overwrite"
             )
+
+
+def _mend_list(folder: Path) -> None:
+    """Let TensorFlow find whole checkpoints whose list a power cut has emptied: it would begin anew without a word."""
+    try:
+        state = tf.train.get_checkpoint_state(str(folder))
+    except ValueError:  # the list is empty
+        state = None
+    if state is not None and state.model_checkpoint_path:
+        return
+    numbered = {int(path.stem.rpartition("-")[2]): path for path in folder.glob("ckpt-*.index")}
+    paths = [str(numbered[number].with_suffix("")) for number in sorted(numbered)]
+    if paths:
+        tf.compat.v1.train.update_checkpoint_state(str(folder), paths[-1], all_model_checkpoint_paths=paths[-KEPT:])
+    else:
+        (folder / "checkpoint").unlink(missing_ok=True)

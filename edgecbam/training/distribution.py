@@ -1,7 +1,8 @@
 """Training on several devices or machines with ``tf.distribute``; nothing of it is home-made.
 
 Every device computes its part of each batch. Gradients, the sums of the loss and BatchNorm's statistics are summed over
-all of them, so that a step is the one that a single device would make of the whole batch, up to rounding.
+all of them, so that a step is the one that a single device would make of the whole batch, up to rounding. Only where
+the last batch of an epoch has fewer images than there are devices, BatchNorm counts one image more for each idle one.
 """
 
 import contextlib

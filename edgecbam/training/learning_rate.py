@@ -63,6 +63,21 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):  # type: ig
         }
 
 
+@keras.utils.register_keras_serializable("edgecbam")
+class Later(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """Another schedule, begun at a later step: for an optimiser that takes over in the midst of a training."""
+
+    def __init__(self, schedule: Any, steps: int) -> None:
+        self.schedule = schedule
+        self.steps = steps
+
+    def __call__(self, step: Any) -> Any:
+        return self.schedule(step + self.steps)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"schedule": keras.optimizers.schedules.serialize(self.schedule), "steps": self.steps}
+
+
 def schedule(config: TrainConfig, steps_per_epoch: int) -> Any:
     """The learning rate over steps, from settings that count epochs: WarmUpDecay or WarmUpCosine."""
     if config.schedule == "cosine":

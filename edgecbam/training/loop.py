@@ -21,7 +21,7 @@ from .average import WeightAverage
 from .checkpoints import Checkpoints, Progress
 from .history import EpochRecord, History
 from .inference import predict
-from .learning_rate import schedule
+from .learning_rate import Later, schedule
 from .optimizers import make_optimizer
 from .steps import make_step
 
@@ -34,12 +34,12 @@ class FitResult:
 
     Attributes:
         history: of all epochs, also of those before a resume.
-        raw_logits: [n, outputs] float32 of the test images with the weights as trained.
+        raw_weights: of the last step, in the order of ``model.get_weights()``.
         images_per_second: trained on, by all workers together, validation and checkpoints not counted.
     """
 
     history: tuple[EpochRecord, ...]
-    raw_logits: np.ndarray
+    raw_weights: list[np.ndarray]
     images_per_second: float
 
 
@@ -125,45 +125,63 @@ class _Fit:
         self.steps_per_epoch = pipeline.batch_count(len(dataset.train_images), config)
         self.loss = _loss(dataset, config)
         distribution.synchronise(model)
-        with self.strategy.scope():
-            self.optimizer = make_optimizer(config, schedule(config, self.steps_per_epoch))
-            self.optimizer.build(model.trainable_variables)
+        frozen_steps = min(config.freeze_epochs, config.epochs) * self.steps_per_epoch
+        self.optimizer = self._optimizer(frozen_steps)
+        # Adam's moments are corrected for the steps since its start: of what is unfrozen they start there.
+        self.frozen_optimizer = self._optimizer(0) if frozen_steps else None
         self.average = WeightAverage(model, config.ema_decay)
         self.progress = Progress(self.strategy)
         self.checkpoints = Checkpoints(
-            checkpoints, model, self.optimizer, self.average, self.progress, config.checkpoint_minutes
+            checkpoints,
+            model,
+            [optimizer for optimizer in (self.optimizer, self.frozen_optimizer) if optimizer is not None],
+            self.average,
+            self.progress,
+            config.checkpoint_minutes,
         )
         metric = "rmse" if self.classes is None else "accuracy"
         self.history = History(checkpoints.parent / "history.csv", metric)
+
+    def _optimizer(self, begin: int) -> Any:
+        """One that starts at step ``begin``."""
+        rate = schedule(self.config, self.steps_per_epoch)
+        with self.strategy.scope():
+            optimizer = make_optimizer(self.config, Later(rate, begin) if begin else rate)
+            optimizer.build(self.model.trainable_variables)
+        return optimizer
 
     def run(self) -> FitResult:
         epochs = self.config.epochs
         if self.checkpoints.restore(self.say):
             self.say(f"continuing {self._where()}")
         self.history.keep(self.progress.epochs)
-        step, seconds, trained = None, 0.0, 0
+        step, optimizer, seconds, trained = None, self.optimizer, 0.0, 0
         while self.progress.epochs < epochs:
             epoch = self.progress.epochs
             if step is None or epoch == self.config.freeze_epochs:
                 self._freeze(epoch < self.config.freeze_epochs)
-                step = make_step(self.model, self.optimizer, self.average, self.config, self.loss)
+                optimizer = self.optimizer
+                if self.frozen_optimizer is not None and epoch < self.config.freeze_epochs:
+                    optimizer = self.frozen_optimizer
+                step = make_step(self.model, optimizer, self.average, self.config, self.loss)
             started, before = time.perf_counter(), self.progress.images
-            self._epoch(step, epoch)
+            with pipeline.own_errors():
+                self._epoch(step, epoch)
             seconds += time.perf_counter() - started
             trained += self.progress.images - before
             self._require_finite(epoch)
-            rate, loss = float(self.optimizer.learning_rate.numpy()), self.progress.loss_sum / self.progress.images
+            rate, loss = float(optimizer.learning_rate.numpy()), self.progress.loss_sum / self.progress.images
             self.progress.next_epoch()
             record = EpochRecord(epoch + 1, rate, loss, *self._validate(), self.history.metric)
             self.history.append(record)
             self.checkpoints.save(self.progress.epochs * self.steps_per_epoch)
             self.say(_describe(record, epochs))
         self._freeze(False)
-        raw_logits = predict(self.model, self.dataset.test_images, self.preprocessing)
+        raw_weights = self.model.get_weights()
         self.average.assign()
         if self.refresh is not None:
             self.refresh()
-        return FitResult(tuple(self.history.records), raw_logits, trained / seconds if seconds else 0.0)
+        return FitResult(tuple(self.history.records), raw_weights, trained / seconds if seconds else 0.0)
 
     def say(self, message: str) -> None:
         self.on_event(Event(self.stage, message=message))
@@ -258,9 +276,12 @@ class _Fit:
         outputs = predict(self.model, dataset.validation_images, self.preprocessing)
         if self.classes is not None:
             return metrics.top1(outputs, dataset.validation_labels)
-        errors = metrics.rmse(outputs, dataset.validation_labels)  # in standard deviations of the training targets
-        unit = dataset.target_std[0] if len(errors) == 1 and dataset.target_std else 1.0
-        return float(np.sqrt(np.mean(np.square(errors))) * unit)
+        errors = metrics.rmse(outputs, dataset.validation_labels)
+        if len(errors) == 1:
+            return float(errors[0] * (dataset.target_std[0] if dataset.target_std else 1.0))
+        if not dataset.target_std:  # targets in units of their own, which a mean would mix
+            errors = errors / np.maximum(np.std(dataset.train_labels, axis=0), 1e-12)
+        return float(np.sqrt(np.mean(np.square(errors))))
 
 
 def _describe(record: EpochRecord, epochs: int) -> str:

@@ -1,6 +1,7 @@
 """Training batches against a NumPy reference and against the list of all allowed flips and shifts."""
 
 import hashlib
+import threading
 
 import numpy as np
 import pytest
@@ -249,3 +250,18 @@ def test_a_shift_out_of_view_and_images_of_another_size_are_refused():
     assert len(epoch_of(shift_pixels=5)) == 4
     with pytest.raises(InputError, match=r"images must be \[n, 9, 6, 3\] uint8"):
         epoch_of(preprocessing=spec(9, 6, 3))
+
+
+def test_batches_are_made_ahead_and_beside_each_other_also_where_ops_are_deterministic(monkeypatch):
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+    monkeypatch.setattr(pipeline.os, "cpu_count", lambda: 2)
+    met, apply = threading.Barrier(2), augment.apply
+
+    def both_at_once(*arguments):
+        met.wait(20)  # raises where no second batch is begun before this one is done
+        return apply(*arguments)
+
+    monkeypatch.setattr(augment, "apply", both_at_once)
+    assert len(list(stream_of())) == 4

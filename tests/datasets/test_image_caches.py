@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from PIL import Image
 
 from edgecbam.datasets import cache, decode, digest, fashion, lazy, load, memory, pipeline
 from edgecbam.errors import EnvironmentFailure, InputError
-from edgecbam.preprocessing import describe
+from edgecbam.preprocessing import UnreadableImage, describe
 from edgecbam.recipe import DataConfig, TrainConfig
 
 PARTS = ("train", "validation", "test")
@@ -156,12 +157,51 @@ def test_an_interrupted_cache_leaves_nothing_and_that_of_a_dead_process_is_clear
     assert list(image_cache.iterdir()) == []
     load(config(photos, cache="disk"))
     (folder,) = image_cache.iterdir()
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait(60)
-    left = folder.with_name(f"{folder.name}.partial-{cache.socket.gethostname()}-{dead.pid}")
+    left = folder.with_name(f"{folder.name}.partial-another-container-7-abcd")
+    lock = left.with_name(f"{left.name}.lock")
     folder.rename(left)
+    with lock.open("wb") as held:
+        assert cache._locked(held)  # as a process does that still writes
+        load(config(photos, cache="disk"))
+        assert {path.name for path in image_cache.iterdir()} == {folder.name, left.name, lock.name}
+    shutil.rmtree(folder)
     load(config(photos, cache="disk"))
     assert [path.name for path in image_cache.iterdir()] == [folder.name]
+
+
+def test_a_cache_that_another_process_finished_first_stays(photos, image_cache, monkeypatch):
+    whole, began = cache._reserve, []
+
+    def reserve(descriptor, size):
+        whole(descriptor, size)
+        if not began:
+            began.append(True)
+            load(config(photos, cache="disk"))
+            began.append(next(image_cache.rglob(cache.PIXELS)).stat().st_ino)
+
+    monkeypatch.setattr(cache, "_reserve", reserve)
+    load(config(photos, cache="disk"))
+    assert next(image_cache.rglob(cache.PIXELS)).stat().st_ino == began[1]
+
+
+def test_what_could_not_be_read_is_tried_again(photos, image_cache, monkeypatch):
+    denied = sorted(photos.rglob("*.png"))[2]
+    real = decode.preprocessing.load_image
+
+    def load_image(path, *rest):
+        if path == denied:
+            raise UnreadableImage(path, "may not be read (no permission)")
+        return real(path, *rest)
+
+    with monkeypatch.context() as context:
+        context.setattr(decode.preprocessing, "load_image", load_image)
+        dataset, _ = load(config(photos, cache="disk", skip_bad=True))
+        assert len(dataset.bad_files) == 1
+    dataset, _ = load(config(photos, cache="disk"))
+    assert dataset.bad_files == ()
+    assert digest(dataset) == digest(load(config(photos, cache="memory"))[0])
+    monkeypatch.setattr(decode.preprocessing, "load_image", load_image)
+    assert load(config(photos, cache="disk"))[0].bad_files == ()  # it is in the file now
 
 
 def test_auto_takes_memory_then_disk_then_nothing(photos, events, monkeypatch):

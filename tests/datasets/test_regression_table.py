@@ -175,6 +175,7 @@ def test_unreadable_images_are_named_or_left_out(root):
         ("deep/07.png,3,-inf", r"row 9, column height: '-inf' is not finite"),
         ("deep/07.png,3,1e400", r"row 9, column height: '1e400' is not finite"),
         ("deep/07.png,3,1e31", r"row 9, column height: '1e31' is too large to train on"),
+        ("deep/07.png,1_5,4", r"row 9, column weight: '1_5' is no number"),
         ("deep/07.png,heavy,4", r"row 9, column weight: 'heavy' is no number: give one, with a point for decimals"),
         ('deep/07.png,"3,5",4', r"row 9, column weight: '3,5' is no number"),
         ("00.png,3,4", r"row 9, column file: 00\.png stands in row 2 too: keep one"),

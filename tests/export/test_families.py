@@ -12,7 +12,6 @@ from edgecbam.recipe import ExportConfig
 from tests.export.families import CASES, SAME_PIECES, exported, images
 
 TEST_IMAGES = 64
-MAX_LSB = 12  # of a logit; the deepest networks here come to 10
 # LiteRT adds two maps in fixed point and ONNX Runtime in float: in depth the two may part by more than one LSB.
 DEEP = ("mobilenetv2",)
 ONNX = ("article, the article's", "mobilenetv2", "resnet18")
@@ -41,11 +40,11 @@ def test_int8_runs_in_one_partition_and_answers_as_keras(name: str, tmp_path: Pa
     assert np.ptp(expected, axis=0).max() > 20 * scale  # the images are told apart
     real = runtimes.to_real(raw, session.outputs[0])
     assert metrics.agreement(real, expected, scale) >= 0.98
-    errors = np.abs(real - expected) / scale
-    assert errors.max() <= MAX_LSB + 0.01
-    # Roundings that differ spread from layer to layer, but no farther than quantization itself is from float.
-    quantization_error = rms((expected - made.float_model(x).numpy()) / scale)
-    assert rms(errors) <= max(1.0, 1.2 * quantization_error)
+    # Roundings that differ spread from layer to layer, but no farther than quantization itself is from float: how far
+    # in LSB depends on the weights, and they on the processor that trained them.
+    errors, from_float = np.abs(real - expected) / scale, np.abs(expected - made.float_model(x).numpy()) / scale
+    assert rms(errors) <= max(1.0, 1.2 * rms(from_float))
+    assert errors.max() <= max(2.0, 1.5 * from_float.max()) + 0.01
 
 
 def rms(values: np.ndarray) -> float:
