@@ -165,8 +165,15 @@ def _mend_list(folder: Path) -> None:
     if state is not None and state.model_checkpoint_path:
         return
     numbered = {int(path.stem.rpartition("-")[2]): path for path in folder.glob("ckpt-*.index")}
-    paths = [str(numbered[number].with_suffix("")) for number in sorted(numbered)]
-    if paths:
-        tf.compat.v1.train.update_checkpoint_state(str(folder), paths[-1], all_model_checkpoint_paths=paths[-KEPT:])
+    kept = [numbered[number] for number in sorted(numbered)][-KEPT:]
+    if kept:
+        times = [path.stat().st_mtime for path in kept]
+        tf.compat.v1.train.update_checkpoint_state(
+            str(folder),
+            str(kept[-1].with_suffix("")),
+            [str(path.with_suffix("")) for path in kept],
+            all_model_checkpoint_timestamps=times,
+            last_preserved_timestamp=min(times) - 1.0,
+        )
     else:
         (folder / "checkpoint").unlink(missing_ok=True)
