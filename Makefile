@@ -204,7 +204,7 @@ bench-onnx: $(READY)
 # Hours of training; can be interrupted and called again. The latencies want a quiet machine at the end.
 bench-ablation: $(READY) test-data
 	"$(BIN)/edgecbam" ablate $(if $(wildcard $(ABLATION)/plan.json),--resume,fashion_ablation) --out $(ABLATION) \
-	  --attention none,channel,spatial,cbam,cbam:open,cbam:open+stage $(ARGS)
+	  --attention none,channel,spatial,cbam,cbam:open+stage $(ARGS)
 	cp $(ABLATION)/ablation.json $(ABLATION)/ablation.svg benchmarks/results/
 	"$(BIN)/python" -m edgecbam.benchmarks.ablation_table benchmarks/results docs/ablation.md
 
