@@ -706,12 +706,14 @@ def _how_right(
 
     from edgecbam import metrics, training
 
-    outputs: dict[str, list[np.ndarray]] = {"test": [], "validation": []}
+    parts = {"test": (dataset.test_images, dataset.test_labels)}
+    if recipe.task == "classification" and len(dataset.validation_labels):
+        parts["validation"] = (dataset.validation_images, dataset.validation_labels)
+    outputs: dict[str, list[np.ndarray]] = {part: [] for part in parts}
     for weights in raw_and_averaged:
         model.set_weights(weights)
-        outputs["test"].append(training.predict(model, dataset.test_images, described))
-        outputs["validation"].append(training.predict(model, dataset.validation_images, described))
-    labels, (raw, averaged) = dataset.test_labels, outputs["test"]
+        for part, (images, _) in parts.items():
+            outputs[part].append(training.predict(model, images, described))
     counts = {
         "train_images": len(dataset.train_images),
         "validation_images": len(dataset.validation_images),
@@ -719,12 +721,12 @@ def _how_right(
     }
     if recipe.task == "classification":
         accuracies = {
-            f"{part}_{weights}_accuracy": metrics.top1(found, known)
-            for part, known in (("test", labels), ("validation", dataset.validation_labels))
-            if len(known)
+            f"{part}_{weights}_accuracy": metrics.top1(found, labels)
+            for part, (_, labels) in parts.items()
             for weights, found in zip(("raw", "ema"), outputs[part], strict=True)
         }
         return {**accuracies, **counts}
+    labels, (raw, averaged) = dataset.test_labels, outputs["test"]
     errors = {
         "test_raw_rmse": metrics.rmse(raw, labels),
         "test_ema_rmse": metrics.rmse(averaged, labels),
