@@ -29,8 +29,10 @@ def _gradient(op: Any, output_gradient: Any) -> Any:
     if list(kernel.shape[:2]) != [1, 1] or max(strides) == 1 or op.get_attr("data_format") != b"NHWC":
         return _gradient.edgecbam_usual(op, output_gradient)  # type: ignore[attr-defined]
     inputs = op.inputs[0]
-    # inputs[:, ::s, ::s, :], for which TensorFlow's strided slice takes six times as long on a CPU
-    read = tf.nn.max_pool2d(inputs, 1, strides, "VALID")
+    # inputs[:, ::s, ::s, :], for which TensorFlow's strided slice takes five times as long on a CPU
+    read = inputs
+    for axis in (1, 2):
+        read = tf.gather(read, tf.range(0, tf.shape(inputs)[axis], strides[axis]), axis=axis)
     unit = [1, 1, 1, 1]
     of_read = tf.raw_ops.Conv2DBackpropInput(
         input_sizes=tf.shape(inputs), filter=kernel, out_backprop=output_gradient, strides=strides, padding="VALID"
