@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecbam import api, artifacts, cli
+from edgecbam import ablation, api, artifacts, cli
 from edgecbam.benchmarks import (
     ablation_table,
     lowering_table,
@@ -58,6 +58,7 @@ def workplace(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(api, "train", train)
     for stage in ("quantize", "export"):
         monkeypatch.setattr(api, stage, copy_stage(stage))
+    monkeypatch.setattr(ablation, "_check_networks", lambda *_: None)  # the shared run has fewer images
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 255, (40, 30, 3)).astype(np.uint8)
     Image.fromarray(pixels).save("photo.jpg")
@@ -126,6 +127,12 @@ def test_the_table_of_trainings_is_that_of_the_committed_figures() -> None:
     document = (ROOT / "docs" / "results.md").read_text("utf-8")
     found = trainings.reports(ROOT / "benchmarks" / "results")
     assert trainings.renew(document, found) == document
+    small = next(one for one in found if one["recipe"] == "fashion_small")
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert f"`fashion_small` with {small['parameters']:,} parameters reaches" in readme
+    assert small["accuracy"]["model_int8.tflite"] == small["accuracy"]["model_int8.onnx"]
+    assert f"reaches {100 * small['accuracy']['model_int8.tflite']:.2f} % on the 10,000 test images" in readme
+    assert f"{100 * small['accuracy']['model_fp32.tflite']:.2f} % in float" in readme
     for one in found:
         assert (one["images"]["test"], one["verified_images"]) == (10_000, 10_000)
         assert not one["failed_gates"]

@@ -30,8 +30,8 @@ def test_the_figures_of_a_finished_run_reach_the_table(small_run: Path, tmp_path
     assert figures["accuracy"] == verified["accuracy"]
     assert figures["keras_accuracy"]["ema"] == trained["test_ema_accuracy"]
     assert figures["minutes"] == pytest.approx(10 * trained["train_images"] / rate / 60)
-    assert figures["images"] == {"train": 570, "validation": 30, "test": 300}
-    assert figures["p50_ms"].keys() == {row["model"] for row in report["results"]}
+    assert figures["images"] == {part: trained[f"{part}_images"] for part in ("train", "validation", "test")}
+    assert figures["p50_ms"].keys() == {row["model"] for row in report["results"] if row["status"] == "ok"}
     assert figures["failed_gates"] == []
 
     text = document.read_text()
