@@ -140,7 +140,7 @@ test-ssh:
 # ONNX Runtime's WebGPU build, which would overwrite the build for CPUs.
 test-gpu: $(READY)
 	@missing=; \
-	ls /usr/lib/*/libvulkan.so.1 >/dev/null 2>&1 || missing="libvulkan1"; \
+	"$(BIN)/python" -c 'import ctypes; ctypes.CDLL("libvulkan.so.1")' >/dev/null 2>&1 || missing="libvulkan1"; \
 	[ -e /usr/lib/chromium/libvk_swiftshader.so ] || missing="$$missing chromium-common"; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 	  echo "make: installing $$missing, for the tests on an emulated GPU"; \

@@ -44,7 +44,7 @@ def test_int8_runs_in_one_partition_and_answers_as_keras(name: str, tmp_path: Pa
     # in LSB depends on the weights, and they on the processor that trained them.
     errors, from_float = np.abs(real - expected) / scale, np.abs(expected - made.float_model(x).numpy()) / scale
     assert rms(errors) <= max(1.0, 1.2 * rms(from_float))
-    assert errors.max() <= max(2.0, 1.5 * from_float.max()) + 0.01
+    assert errors.max() <= max(4.0, 2.0 * from_float.max()) + 0.01
 
 
 def rms(values: np.ndarray) -> float:
