@@ -219,7 +219,7 @@ bench-full: $(READY) test-data
 # Wants a quiet machine.
 bench-training: $(READY)
 	for set in "fashion_cbam" "resnet20_cbam $(AT)=32 --set data.channels=3" \
-	  "resnet18_cbam $(AT)=64 --set data.channels=3 --set data.train_images=1536 --set model.spatial_kernel=3"; do \
+	  "resnet18_cbam $(AT)=224 --set data.channels=3 --set data.train_images=512 --set data.validation_fraction=0.02 --set train.batch_size=64"; do \
 	  "$(BIN)/python" -m edgecbam.training_speed benchmarks/results/training_speed_$${set%% *}_$(AMX).json \
 	    --recipe $$set $(ARGS) || exit; \
 	done

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from edgecbam.training import strided_gradient
+from edgecbam.training import gradients
 
 # 8 channels and 13 images: with TensorFlow's own gradient this process ends with SIGSEGV or SIGABRT.
 CRASHES = """
 import sys
 import numpy as np, tensorflow as tf
 if sys.argv[1] == "ours":
-    from edgecbam.training import strided_gradient
-    strided_gradient.install()
+    from edgecbam.training import gradients
+    gradients.install()
 images = tf.constant(np.random.default_rng(0).normal(size=(13, 28, 28, 8)).astype("f"))
 kernel = tf.Variable(np.ones((1, 1, 8, 16), "f"))
 for _ in range(40):
@@ -28,19 +28,19 @@ print("survived")
 
 @pytest.mark.parametrize(("padding", "stride", "side"), [("SAME", 2, 9), ("VALID", 2, 8), ("SAME", 3, 10)])
 def test_the_gradients_are_those_of_the_convolution(padding: str, stride: int, side: int) -> None:
-    strided_gradient.install()
+    gradients.install()
     rng = np.random.default_rng(1)
     images, kernel = rng.normal(size=(4, side, side, 16)), rng.normal(size=(1, 1, 16, 32))
     x, w = tf.constant(images, tf.float32), tf.constant(kernel, tf.float32)
 
     @tf.function
-    def gradients() -> list[tf.Tensor]:
+    def of_both() -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch([x, w])
             loss = tf.reduce_sum(tf.nn.conv2d(x, w, stride, padding) ** 2)
         return list(tape.gradient(loss, [x, w]))
 
-    of_images, of_kernel = gradients()
+    of_images, of_kernel = of_both()
     read = images[:, ::stride, ::stride]
     outputs = 2 * read @ kernel[0, 0]
     expected = np.zeros_like(images)
@@ -50,7 +50,7 @@ def test_the_gradients_are_those_of_the_convolution(padding: str, stride: int, s
 
 
 def test_other_convolutions_keep_tensorflows_gradient() -> None:
-    strided_gradient.install()
+    gradients.install()
     x, w = tf.random.normal((2, 6, 6, 3)), tf.random.normal((3, 3, 3, 4))
     with tf.GradientTape() as tape:
         tape.watch(w)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from edgecbam.recipe import TrainConfig
 
-from . import distribution, strided_gradient
+from . import distribution, gradients
 from .average import WeightAverage
 from .losses import Loss
 
@@ -22,7 +22,7 @@ def make_step(model: Any, optimizer: Any, average: WeightAverage, config: TrainC
         of this process a tuple (images [b, h, w, c], targets [b, outputs], weights [b]), all float32; ``due`` is a
         float32 scalar by which workers agree on something, such as that it is time for a checkpoint.
     """
-    strided_gradient.install()
+    gradients.install()
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
     variables = model.trainable_variables
@@ -45,8 +45,8 @@ def make_step(model: Any, optimizer: Any, average: WeightAverage, config: TrainC
             value = tf.math.divide_no_nan(tf.reduce_sum(weights * loss(targets, outputs)), total)
             if config.l2:
                 value += config.l2 / replicas * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
-        gradients = tape.gradient(value, variables)
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))  # which sums them over the devices
+        found = tape.gradient(value, variables)
+        optimizer.apply_gradients(zip(found, variables, strict=True))  # which sums them over the devices
         return tf.stack([value, due / local])
 
     @tf.function(input_signature=[(part,) * local, tf.TensorSpec([], tf.float32)])  # type: ignore[untyped-decorator]

@@ -11,33 +11,29 @@ unstrided convolution of every second pixel, which is computed rightly.
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import ops
+
+from .reduction_gradients import Gradient
 
 
-def install() -> None:
-    """Let every Conv2D of this process have a gradient that is safe; does nothing the second time."""
-    registry = ops.gradient_registry._registry  # TensorFlow has no public way to replace a gradient
-    usual = registry["Conv2D"]["type"]
-    if usual is not _gradient:
-        _gradient.edgecbam_usual = usual  # type: ignore[attr-defined]
-        registry["Conv2D"]["type"] = _gradient
+def of_convolution(usual: Gradient) -> Gradient:
+    """For a strided 1x1 convolution; ``usual`` for others."""
 
+    def gradient(op: Any, output_gradient: Any) -> Any:
+        kernel, strides = op.inputs[1], op.get_attr("strides")
+        if list(kernel.shape[:2]) != [1, 1] or max(strides) == 1 or op.get_attr("data_format") != b"NHWC":
+            return usual(op, output_gradient)
+        inputs = op.inputs[0]
+        # inputs[:, ::s, ::s, :], for which TensorFlow's strided slice takes five times as long on a CPU
+        read = inputs
+        for axis in (1, 2):
+            read = tf.gather(read, tf.range(0, tf.shape(inputs)[axis], strides[axis]), axis=axis)
+        unit = [1, 1, 1, 1]
+        of_read = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(inputs), filter=kernel, out_backprop=output_gradient, strides=strides, padding="VALID"
+        )
+        of_kernel = tf.raw_ops.Conv2DBackpropFilter(
+            input=read, filter_sizes=tf.shape(kernel), out_backprop=output_gradient, strides=unit, padding="VALID"
+        )
+        return of_read, of_kernel
 
-def _gradient(op: Any, output_gradient: Any) -> Any:
-    kernel = op.inputs[1]
-    strides = op.get_attr("strides")
-    if list(kernel.shape[:2]) != [1, 1] or max(strides) == 1 or op.get_attr("data_format") != b"NHWC":
-        return _gradient.edgecbam_usual(op, output_gradient)  # type: ignore[attr-defined]
-    inputs = op.inputs[0]
-    # inputs[:, ::s, ::s, :], for which TensorFlow's strided slice takes five times as long on a CPU
-    read = inputs
-    for axis in (1, 2):
-        read = tf.gather(read, tf.range(0, tf.shape(inputs)[axis], strides[axis]), axis=axis)
-    unit = [1, 1, 1, 1]
-    of_read = tf.raw_ops.Conv2DBackpropInput(
-        input_sizes=tf.shape(inputs), filter=kernel, out_backprop=output_gradient, strides=strides, padding="VALID"
-    )
-    of_kernel = tf.raw_ops.Conv2DBackpropFilter(
-        input=read, filter_sizes=tf.shape(kernel), out_backprop=output_gradient, strides=unit, padding="VALID"
-    )
-    return of_read, of_kernel
+    return gradient
