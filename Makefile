@@ -218,10 +218,10 @@ bench-full: $(READY) test-data
 
 # Wants a quiet machine.
 bench-training: $(READY)
-	for set in "fashion_cbam" "resnet20_cbam $(AT)=32 --set data.channels=3" \
-	  "resnet18_cbam $(AT)=224 --set data.channels=3 --set data.train_images=512 --set data.validation_fraction=0.02 --set train.batch_size=64"; do \
+	for set in "fashion_cbam fashion_cbam" "fashion_cbam_float32 fashion_cbam --set train.precision=float32" \
+	  "resnet18_cbam resnet18_cbam $(AT)=224 --set data.channels=3 --set data.train_images=256 --set data.validation_fraction=0.02 --set train.batch_size=64"; do \
 	  "$(BIN)/python" -m edgecbam.training_speed benchmarks/results/training_speed_$${set%% *}_$(AMX).json \
-	    --recipe $$set $(ARGS) || exit; \
+	    --recipe $${set#* } $(ARGS) || exit; \
 	done
 	"$(BIN)/python" -m edgecbam.benchmarks.training_speed_table benchmarks/results docs/training.md
 

@@ -188,7 +188,11 @@ def _as_tensors(
 
     makers = min(_MAKERS, os.cpu_count() or 1)
     stream = tf.data.Dataset.range(start, stop).map(call, num_parallel_calls=makers, deterministic=True)
-    return stream.prefetch(_READY_BATCHES)
+    options = tf.data.Options()
+    # There is nothing to tune, and the thread that would do it sleeps for 10 ms, 20 ms, 40 ms and so on up to a minute:
+    # the end of an epoch often waits for it to wake.
+    options.autotune.enabled = False
+    return stream.prefetch(_READY_BATCHES).with_options(options)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
