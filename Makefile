@@ -38,9 +38,11 @@ WEB := build/web
 WEB_PINS := tests/consumers/web
 WEBGPU_ENV := build/webgpu-env
 WEBGPU_PINS := tests/runtimes/gpu_constraints.txt
+MEDIAPIPE_ENV := build/mediapipe-env
+MEDIAPIPE_PINS := tests/consumers/mediapipe_requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu lint types format lock bench-lowering bench-onnx bench-ablation bench-training bench-full bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
+.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu test-mediapipe lint types format lock bench-lowering bench-onnx bench-ablation bench-training bench-full bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -158,7 +160,31 @@ test-gpu: $(READY)
 	    echo "make: could not set up $(WEBGPU_ENV): the tests of ONNX Runtime's WebGPU build will fail" >&2; \
 	fi
 
-test: $(READY) test-data test-ssh test-web test-page test-gpu
+# Google's MediaPipe, which reads the metadata of RUN/app as phones do. It wants an absl-py that TensorFlow Model
+# Optimization does not: an environment for itself, with OpenCV's system libraries.
+test-mediapipe: $(READY)
+	@if ! cmp -s "$(MEDIAPIPE_PINS)" "$(MEDIAPIPE_ENV)/.ready"; then \
+	  echo "make: setting up $(MEDIAPIPE_ENV), for the tests of MediaPipe"; \
+	  rm -rf "$(MEDIAPIPE_ENV)" && "$(BIN)/python" -m venv "$(MEDIAPIPE_ENV)" && \
+	  "$(MEDIAPIPE_ENV)/bin/python" -m pip install --quiet --disable-pip-version-check -r "$(MEDIAPIPE_PINS)" && \
+	  cp "$(MEDIAPIPE_PINS)" "$(MEDIAPIPE_ENV)/.ready" || \
+	    echo "make: could not set up $(MEDIAPIPE_ENV): the tests of MediaPipe will fail" >&2; \
+	fi
+	@missing=; \
+	for library in libGL.so.1:libgl1 libEGL.so.1:libegl1 libGLESv2.so.2:libgles2 \
+	  libgthread-2.0.so.0:libglib2.0-0; do \
+	  "$(BIN)/python" -c "import ctypes, sys; ctypes.CDLL(sys.argv[1])" $${library%%:*} >/dev/null 2>&1 || \
+	    missing="$$missing $${library##*:}"; \
+	done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	  echo "make: installing$$missing, for the tests of MediaPipe"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing && missing=; \
+	fi; \
+	if [ -n "$$missing" ]; then \
+	  echo "make: missing, and the tests of MediaPipe will fail: sudo apt-get install$$missing" >&2; \
+	fi
+
+test: $(READY) test-data test-ssh test-web test-page test-gpu test-mediapipe
 	"$(BIN)/python" -m pytest $(ARGS)
 
 lint: $(READY) types

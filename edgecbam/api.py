@@ -116,6 +116,8 @@ def run(
         quantize(folder, on_event=on_event)
     if not artifacts.is_fresh(folder, "export"):
         export(folder, on_event=on_event)
+    elif not artifacts.is_fresh(folder, "app"):
+        bundle(folder, on_event=on_event)
     verification = verify(folder, on_event=on_event)
     if not verification.passed:
         raise GateFailed(f"{verification.failure()}; all gates: {folder / 'verify' / 'verify.json'}")
@@ -277,7 +279,7 @@ def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
 
 
 def export(run: Path, *, settings: Sequence[str] = (), on_event: OnEvent = ignore) -> None:
-    """Write every model file, samples and manifest to ``RUN/export``.
+    """Write every model file, samples and manifest to ``RUN/export``, and what an app takes to ``RUN/app``.
 
     Args:
         run: a run folder whose stage quantize is whole.
@@ -323,6 +325,18 @@ def export(run: Path, *, settings: Sequence[str] = (), on_event: OnEvent = ignor
             described,
             on_event,
         )
+    bundle(run, on_event=on_event)
+
+
+def bundle(run: Path, *, on_event: OnEvent = ignore) -> None:
+    """Write ``RUN/app``, what an app developer copies, from ``RUN/export``; see edgecbam.export.app_bundle."""
+    from edgecbam.export import app_bundle
+
+    recipe = artifacts.load_recipe(run)
+    manifest = artifacts.load_manifest(run / "export")
+    about = app_bundle.About(recipe.name, "1", "", "")
+    with artifacts.stage_folder(run, "app") as folder:
+        app_bundle.write(folder, run / "export", manifest, about, on_event)
 
 
 def verify(run: Path, *, on_event: OnEvent = ignore) -> "Verification":

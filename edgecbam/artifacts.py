@@ -33,6 +33,7 @@ PARENTS: dict[str, tuple[str, ...]] = {
     "verify": ("export",),
     "benchmark": ("export",),
     "report": ("verify", "benchmark"),
+    "app": ("export",),
 }
 SECTIONS: dict[str, tuple[str, ...]] = {  # the parts of the recipe that decide a stage, its parents' parts aside
     "train": ("data", "model", "train"),
@@ -41,6 +42,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {  # the parts of the recipe that decide 
     "verify": ("verify",),
     "benchmark": ("benchmark",),
     "report": (),
+    "app": (),
 }
 STAGES = tuple(PARENTS)
 STAGE_FILE = "stage.json"

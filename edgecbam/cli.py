@@ -134,7 +134,7 @@ def quantize(run: RunArgument) -> int:
 
 @app.command()
 def export(run: RunArgument, settings: ExportSetOption = None) -> int:
-    """Write the .tflite and .onnx files of a run."""
+    """Write the .tflite and .onnx files of a run, some for apps."""
     from edgecbam import api, console
 
     with console.shown_events() as on_event:
@@ -319,6 +319,24 @@ def _prediction_value(prediction: "Prediction") -> dict[str, Any]:
     if prediction.values:
         return {"image": image, "values": dict(zip(classes, prediction.values, strict=True))}
     return {"image": image, "classes": classes, "probabilities": [float(p) for p in prediction.probabilities]}
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A .tflite or .onnx file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Tell what a model file takes, gives, holds and needs.
+
+    Inputs and outputs with their quantization, ops, partitions, the oldest
+    runtime, metadata. This needs the runtime of the file alone, no TensorFlow.
+    """
+    from edgecbam import tables
+    from edgecbam.export import inspection
+
+    found = inspection.inspect(model)
+    say(json.dumps(found, indent=1) if as_json else tables.inspection_text(found))
+    return DONE
 
 
 @app.command()

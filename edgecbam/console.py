@@ -230,11 +230,14 @@ def clock_text(seconds: float) -> str:
     return f"{whole // 3600}:{minutes}" if whole >= 3600 else minutes
 
 
-def fold(line: str, width: int = WIDTH) -> str:
-    """Break a long line between words; a path or another long word stays whole, so that it can be copied."""
+def fold(line: str, width: int = WIDTH, indent: int = 2) -> str:
+    """Break a long line between words; a path or another long word stays whole, so that it can be copied.
+
+    ``indent``: blanks before every line but the first.
+    """
     if len(line) <= width:
         return line
-    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def shortened(text: str, width: int) -> str:

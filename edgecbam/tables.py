@@ -251,6 +251,59 @@ def values_text(image: str, targets: Sequence[str], values: Sequence[float]) -> 
     return "\n".join([printable(image), *lines])
 
 
+def inspection_text(found: Mapping[str, Any]) -> str:
+    """What export.inspection.inspect found, a heading and a fact on each line."""
+    rows = [("file", found["file"]), ("", f"{found['bytes']:,} bytes, sha256 {found['sha256'][:16]}…")]
+    rows += [("input" if key == "inputs" else "output", _tensor(one)) for key in ENDS for one in found[key] or ()]
+    rows.append(("ops", ", ".join(f"{count} {kind}" for kind, count in found["ops"].items())))
+    if "float_tensors" in found:
+        rows.append(("floats", f"{found['float_tensors'] or 'no'} tensors of a floating-point type"))
+    rows.append(("runs", found["unopened"] or _placement(found["placement"])))
+    rows.append(("needs", found["minimum_runtime"] or "the file does not say"))
+    rows += _metadata(found)
+    width = max(len(head) for head, _ in rows)
+    return "\n".join(fold(f"{head:{width}}  {printable(text)}", indent=width + 2) for head, text in rows)
+
+
+ENDS = ("inputs", "outputs")
+
+
+def _tensor(tensor: Mapping[str, Any]) -> str:
+    text = f"{tensor['name']}: {tensor['dtype']} {list(tensor['shape'])}"
+    return text if tensor["scale"] is None else f"{text}, scale {tensor['scale']:.6g}, zero {tensor['zero_point']}"
+
+
+def _placement(placement: Mapping[str, Any]) -> str:
+    if "xnnpack_partitions" not in placement:
+        return ", ".join(f"{key} {value}" for key, value in placement.items() if isinstance(value, str | int))
+    partitions, outside = placement["xnnpack_partitions"], placement["ops_outside"]
+    text = f"{partitions} XNNPACK partition{'s' * (partitions != 1)} on this machine"
+    return f"{text}; outside: {', '.join(outside)}" if outside else text
+
+
+def _metadata(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    metadata = found["metadata"]
+    if metadata is None:
+        return [("metadata", "none")]
+    if found["format"] == "onnx":
+        return [("metadata" if i == 0 else "", f"{key}: {value}") for i, (key, value) in enumerate(metadata.items())]
+    named = f"{metadata['name'] or 'without a name'}, version {metadata['version'] or 'not told'}"
+    rows = [("metadata", named)]
+    rows += [("", f"{key} {metadata[key]}") for key in ("description", "author", "license") if metadata[key]]
+    if metadata["normalization"] is not None:
+        mean, std = (_numbers(metadata["normalization"][key]) for key in ("mean", "std"))
+        rows.append(("", f"pixels as (pixel - {mean}) / {std} where the input is float"))
+    if metadata["labels"] is not None:
+        rows.append(("", f"{len(metadata['labels'])} labels: {', '.join(metadata['labels'])}"))
+    if metadata["files"]:
+        rows.append(("", f"files {', '.join(f'{name} ({size:,} bytes)' for name, size in metadata['files'].items())}"))
+    return rows
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return "/".join(f"{value:g}" for value in values)
+
+
 def ablation_text(report: Mapping[str, Any]) -> str:
     """An ablation: accuracies, costs and paired differences as tables, and below them how to read them."""
     shown = [table(ablation_table.ACCURACY_HEADS, ablation_table.accuracy_rows(report), frozenset(range(1, 6)))]

@@ -48,6 +48,17 @@ def parse(content: bytes, where: str) -> Any:
         raise InputError(f"{where} is damaged ({error}): export it again") from None
 
 
+def converter_minimum(content: bytes, where: str) -> str | None:
+    """The runtime that the converter wrote into the file: ``TFLite 2.3.0, says its converter``; None for nothing."""
+    model = parse(content, where)
+    for entry in model.metadata or []:
+        if entry.name == b"min_runtime_version" and 0 <= entry.buffer < len(model.buffers):
+            data = model.buffers[entry.buffer].data
+            version = b"" if data is None else bytes(data).rstrip(b"\0")
+            return f"TFLite {version.decode('ascii', 'replace')}, says its converter" if version else None
+    return None
+
+
 def names(enumeration: type) -> dict[int, str]:
     """Names by value of one of the schema's enumerations."""
     return {value: name for name, value in vars(enumeration).items() if not name.startswith("_")}

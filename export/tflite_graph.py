@@ -136,8 +136,8 @@ class TfliteGraph:
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 
-    def add_shape(self, name: str, values: Any) -> int:
-        """Add an int32 constant that says a shape, an order or paddings."""
+    def add_int32(self, name: str, values: Any) -> int:
+        """Add an int32 constant: a shape, an order, paddings, a bias."""
         array = np.asarray(values, np.int32)
         tensor = self.schema.TensorT()
         tensor.name, tensor.shape, tensor.type = name.encode(), np.array(array.shape, np.int32), self._type("INT32")
@@ -152,6 +152,13 @@ class TfliteGraph:
         quantization.zeroPoint = np.array([zero_point], np.int64)
         quantization.quantizedDimension = 0
         self.graph.tensors[tensor].quantization = quantization
+
+    def set_channel_scales(self, tensor: int, scales: Sequence[float]) -> None:
+        """Give a constant a scale for each slice along its first axis, and zero points of 0."""
+        self.set_quantization(tensor, 1.0, 0)
+        quantization = self.graph.tensors[tensor].quantization
+        quantization.scale = np.asarray(scales, np.float32)
+        quantization.zeroPoint = np.zeros(len(quantization.scale), np.int64)
 
     def new_op(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int = 1, **options: Any) -> Any:
         """Make an op that is not yet in the list. ``options`` are fields of the schema's options table of the kind."""
@@ -255,10 +262,12 @@ OPTIONS = {
     "MEAN": "ReducerOptions",
     "MUL": "MulOptions",
     "PAD": "PadOptions",
+    "QUANTIZE": "QuantizeOptions",
     "REDUCE_MAX": "ReducerOptions",
     "RESHAPE": "ReshapeOptions",
     "RESIZE_BILINEAR": "ResizeBilinearOptions",
     "SLICE": "SliceOptions",
+    "SOFTMAX": "SoftmaxOptions",
     "SPACE_TO_DEPTH": "SpaceToDepthOptions",
     "TRANSPOSE": "TransposeOptions",
 }

@@ -32,6 +32,7 @@ COMMANDS = {
     ],
     "report": [],
     "predict": ["--top", "--runtime", "--threads", "--json"],
+    "inspect": ["--json"],
     "ablate": ["--data", "--out", "--seeds", "--factors", "--attention", "--set", "--benchmark", "--resume"],
     "doctor": ["--json"],
 }

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from edgecbam.errors import InputError
 
-_MODEL_GRAPH = 7  # ModelProto
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA = 7, 8, 14  # ModelProto
+_OPSET_DOMAIN, _OPSET_VERSION = 1, 2  # OperatorSetIdProto
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5  # GraphProto
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_ATTRIBUTE = 1, 2, 3, 4, 5  # NodeProto
 _ATTRIBUTE_NAME, _ATTRIBUTE_STRING = 1, 4  # AttributeProto
@@ -103,6 +104,26 @@ def read_nodes(path: Path) -> list[OnnxNode]:
     except (ValueError, IndexError):
         raise InputError(f"{path} is damaged or no .onnx model") from None
     return nodes
+
+
+def read_metadata(path: Path) -> tuple[int | None, dict[str, str]]:
+    """The version of the standard operator set, and ``metadata_props``.
+
+    Raises:
+        InputError: no sound protocol buffer.
+    """
+    data = memoryview(path.read_bytes())
+    opset, properties = None, {}
+    try:
+        for entry in _messages(data, _MODEL_OPSET):
+            if "".join(_texts(entry, _OPSET_DOMAIN)) in ("", "ai.onnx"):
+                numbers = [value for n, value in _fields(entry) if n == _OPSET_VERSION and isinstance(value, int)]
+                opset = numbers[-1] if numbers else None
+        for entry in _messages(data, _MODEL_METADATA):
+            properties["".join(_texts(entry, _ENTRY_KEY))] = "".join(_texts(entry, _ENTRY_VALUE))
+    except (ValueError, IndexError):
+        raise InputError(f"{path} is damaged or no .onnx model") from None
+    return opset, properties
 
 
 def _texts(data: memoryview, wanted: int) -> list[str]:

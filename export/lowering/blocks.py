@@ -239,7 +239,7 @@ def _pad(graph: TfliteGraph, source: int, size: tuple[int, int], ops: list[Any],
         ops.append(reshape(graph, source, plane, f"{name}/plane"))
         source = plane
     padded = graph.add_tensor(f"{name}/padded", wider, like=source)
-    paddings = graph.add_shape(f"{name}/paddings", amounts)
+    paddings = graph.add_int32(f"{name}/paddings", amounts)
     ops.append(graph.new_op("PAD", [source, paddings], [padded], 2 if graph.dtype(source) == "INT8" else 1))
     if not planar:
         return padded
@@ -253,7 +253,7 @@ def _cut(graph: TfliteGraph, pixels: int, output: int, ops: list[Any], name: str
     _, height, width, _ = graph.shape(output)
     plane = graph.add_tensor(f"{name}/plane", (1, 1, *graph.shape(pixels)[1:3]), like=output)
     corner = graph.add_tensor(f"{name}/corner", (1, 1, height, width), like=output)
-    start, size = graph.add_shape(f"{name}/start", [0] * 4), graph.add_shape(f"{name}/size", (1, 1, height, width))
+    start, size = graph.add_int32(f"{name}/start", [0] * 4), graph.add_int32(f"{name}/size", (1, 1, height, width))
     ops.append(reshape(graph, pixels, plane, f"{name}/out"))
     version = 2 if graph.dtype(pixels) == "INT8" else 1
     ops.append(graph.new_op("SLICE", [plane, start, size], [corner], version))

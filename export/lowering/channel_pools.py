@@ -56,7 +56,7 @@ def maximum_over_leading_axis(graph: TfliteGraph) -> int:
         name = f"edgecbam/max{count}"
         transpose, planes = _transpose(graph, x, name)
         largest = graph.add_tensor(f"{name}/plane", (1, 1, height, width), like=x)
-        axes = graph.add_shape(f"{name}/axis", [1])
+        axes = graph.add_int32(f"{name}/axis", [1])
         reduce = graph.new_op("REDUCE_MAX", [planes, axes], [largest], graph.version(op), keepDims=True)
         graph.replace([op], [transpose, reduce, reshape(graph, largest, int(op.outputs[0]), name)])
         count += 1
@@ -93,7 +93,7 @@ def maximum_by_pooling(graph: TfliteGraph) -> int:
 def reshape(graph: TfliteGraph, source: int, target: int, name: str) -> Any:
     """A RESHAPE of one tensor into another."""
     shape = graph.shape(target)
-    size = graph.add_shape(f"{name}/shape", shape)
+    size = graph.add_int32(f"{name}/shape", shape)
     return graph.new_op("RESHAPE", [source, size], [target], newShape=np.array(shape, np.int32))
 
 
@@ -140,7 +140,7 @@ def _replace_mean(graph: TfliteGraph, op: Any, name: str) -> None:
     share = np.float32(1) / np.float32(channels)
     weights = graph.add_tensor(f"{name}/ones", ones.shape, like=x, data=ones)
     graph.set_quantization(weights, float(share), 0)
-    bias = graph.add_shape(f"{name}/bias", np.zeros(step))
+    bias = graph.add_int32(f"{name}/bias", np.zeros(step))
     graph.set_quantization(bias, float(quantization[0][0] * share), 0)
     rows = graph.add_tensor(f"{name}/rows", (1, height, width // step, step), like=output)
     convolution = graph.new_op(
@@ -161,7 +161,7 @@ def _transpose(graph: TfliteGraph, x: int, name: str) -> tuple[Any, int]:
     """[1, h, w, c] -> [1, c, h, w]: the op and its output."""
     _, height, width, channels = graph.shape(x)
     planes = graph.add_tensor(f"{name}/planes", (1, channels, height, width), like=x)
-    order = graph.add_shape(f"{name}/order", [0, 3, 1, 2])
+    order = graph.add_int32(f"{name}/order", [0, 3, 1, 2])
     return graph.new_op("TRANSPOSE", [x, order], [planes], 2 if graph.dtype(x) == "INT8" else 1), planes
 
 

@@ -40,7 +40,7 @@ def _spread(graph: TfliteGraph, op: Any, name: str) -> None:
     x, gate = (int(tensor) for tensor in op.inputs)
     _, _, width, channels = graph.shape(x)
     row = graph.add_tensor(name, (1, 1, width, channels), like=gate)
-    size = graph.add_shape(f"{name}/size", (1, width))
+    size = graph.add_int32(f"{name}/size", (1, width))
     version = 2 if graph.dtype(gate) == "INT8" else 1
     resize = graph.new_op("RESIZE_BILINEAR", [gate, size], [row], version, alignCorners=False, halfPixelCenters=False)
     op.inputs = np.array([x, row], np.int32)
