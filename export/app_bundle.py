@@ -18,9 +18,10 @@ from edgecbam.artifacts import Manifest
 from edgecbam.errors import EnvironmentFailure
 from edgecbam.events import Event, OnEvent
 
-from . import app_model, metadata
+from . import app_model, metadata, proof
 
 README_FILE = "README.md"
+PROOF_FOLDER = "proof"
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,10 @@ def write(folder: Path, export: Path, manifest: Manifest, about: About, on_event
     }
     artifacts.write_json(folder / artifacts.MANIFEST_FILE, told)
     artifacts.write_whole(folder / README_FILE, _readme(told))
+    (folder / PROOF_FOLDER).mkdir()
+    scale = manifest.files["model_int8.tflite"].output.scale
+    assert scale is not None  # of an int8 output
+    proof.write(folder / PROOF_FOLDER, folder, told, artifacts.load_samples(export).images, scale)
     return told
 
 
@@ -178,6 +183,9 @@ def _readme(told: dict[str, Any]) -> str:
         f"Output: {answer}",
         "The .tflite files say all this in their metadata, which MediaPipe's ImageClassifier reads: no code for pixels "
         "or labels is needed there. It does not take int8 inputs.",
+        "`proof/` has golden inputs and outputs of each file, with tolerances, to check a port in any language; "
+        "`proof/preprocess.py` is the way from an image file to pixels, `proof/check.c` a program in C that passes "
+        "the pack.",
     ]
     told_by = [f"{key}: {told[key]}" for key in ("version", "author", "license") if told[key]]
     return "\n".join(

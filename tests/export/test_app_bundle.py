@@ -174,10 +174,14 @@ def test_the_bundle_says_what_it_is(trained_run: Path) -> None:
 
 
 def test_it_is_made_again_alone_and_with_equal_bytes(small_run: Path) -> None:
-    before = {path.name: path.read_bytes() for path in (small_run / "app").iterdir()}
+    before = contents(small_run / "app")
     shutil.rmtree(small_run / "app")
     api.bundle(small_run)
-    assert {path.name: path.read_bytes() for path in (small_run / "app").iterdir()} == before
+    assert contents(small_run / "app") == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_names_that_labels_cannot_hold_leave_nothing_behind(small_run: Path) -> None:
