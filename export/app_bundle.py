@@ -18,9 +18,10 @@ from edgecbam.artifacts import Manifest
 from edgecbam.errors import EnvironmentFailure
 from edgecbam.events import Event, OnEvent
 
-from . import app_model, metadata, proof
+from . import app_model, metadata, microcontroller, proof
 
 README_FILE = "README.md"
+FOR_MICRO, HEADER_FILE = "model_int8.tflite", "model_int8.h"
 PROOF_FOLDER = "proof"
 
 
@@ -99,6 +100,11 @@ def write(folder: Path, export: Path, manifest: Manifest, about: About, on_event
         files[name] = _describe(folder / name, made, variant, manifest)
         on_event(Event("app", step=done, total=len(VARIANTS), unit="file", message=f"{name}  {variant.use}"))
     artifacts.write_whole(folder / metadata.LABELS, content)
+    small = files[FOR_MICRO]
+    micro = microcontroller.arena(folder / FOR_MICRO)
+    line = f"{FOR_MICRO} of {about.name}, {small['bytes']} bytes, sha256 {small['sha256']}"
+    array = microcontroller.header((folder / FOR_MICRO).read_bytes(), Path(FOR_MICRO).stem, line)
+    artifacts.write_whole(folder / HEADER_FILE, "".join(f"{text}\n" for text in array))
     told = {
         "schema_version": 1,
         "name": about.name,
@@ -112,6 +118,7 @@ def write(folder: Path, export: Path, manifest: Manifest, about: About, on_event
         "image": {key: manifest.preprocessing[key] for key in ("height", "width", "resize")} | {"channels": 3},
         "recipe_digest": manifest.recipe_digest,
         "files": files,
+        "tflite_micro": {"file": FOR_MICRO, "array": HEADER_FILE, **micro},
     }
     artifacts.write_json(folder / artifacts.MANIFEST_FILE, told)
     artifacts.write_whole(folder / README_FILE, _readme(told))
@@ -155,6 +162,15 @@ def _describe(path: Path, made: app_model.AppModel, variant: Variant, manifest: 
     }
 
 
+def _micro(found: dict[str, Any]) -> str:
+    if found["arena_bytes"] is None:
+        return f"Whether tflite-micro runs it is not known: {found['reason']}."
+    return (
+        f"tflite-micro's interpreter runs it in an arena of {found['arena_bytes']:,} bytes on the machine of the "
+        "export; on a controller of 32 bits, whose pointers are shorter, it takes a little less."
+    )
+
+
 def _readme(told: dict[str, Any]) -> str:
     """How to use the files, for somebody who has only this folder."""
     image, files = told["image"], told["files"]
@@ -183,6 +199,7 @@ def _readme(told: dict[str, Any]) -> str:
         f"Output: {answer}",
         "The .tflite files say all this in their metadata, which MediaPipe's ImageClassifier reads: no code for pixels "
         "or labels is needed there. It does not take int8 inputs.",
+        f"`{HEADER_FILE}` is `{FOR_MICRO}` as an array for C and C++. {_micro(told['tflite_micro'])}",
         "`proof/` has golden inputs and outputs of each file, with tolerances, to check a port in any language; "
         "`proof/preprocess.py` is the way from an image file to pixels, `proof/check.c` a program in C that passes "
         "the pack.",
