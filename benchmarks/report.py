@@ -124,9 +124,9 @@ def markdown(report: Mapping[str, Any], verification: Mapping[str, Any] | None, 
     value = report_schema.upgraded(report)
     lines = [f"# {_title(value)}", ""]
     for remark in remarks(value, verification):
-        lines += [f"**{_markdown_text(remark)}**", ""]
+        lines += [f"**{markdown_text(remark)}**", ""]
     for table in _tables(value, verification, told):
-        lines += [f"## {_markdown_text(table.title)}", "", _markdown_table(table), ""]
+        lines += [f"## {markdown_text(table.title)}", "", _markdown_table(table), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -253,15 +253,15 @@ def _markdown_table(table: Table) -> str:
     lines = [_markdown_row(table.columns), _markdown_row(["---"] * len(table.columns), escape=False)]
     lines += map(_markdown_row, table.rows)
     for note in table.notes:
-        lines += ["", _markdown_text(note)]
+        lines += ["", markdown_text(note)]
     return "\n".join(lines)
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Plain text that Markdown leaves as it is, on one line, also inside a table."""
     escaped = "".join(f"\\{c}" if c in "\\`*[]|~#" else c for c in wording.plain(text))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _markdown_row(cells: Sequence[str], escape: bool = True) -> str:
-    return "| " + " | ".join(_markdown_text(cell) if escape else cell for cell in cells) + " |"
+    return "| " + " | ".join(markdown_text(cell) if escape else cell for cell in cells) + " |"

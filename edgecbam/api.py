@@ -352,6 +352,8 @@ def verify(run: Path, *, on_event: OnEvent = ignore) -> "Verification":
     result = gates.check(run / "export", recipe.verify, on_event)
     with artifacts.stage_folder(run, "verify") as folder:
         artifacts.write_json(folder / "verify.json", result.to_json())
+        if result.int8_outputs is not None:
+            artifacts.write_int8_outputs(folder, result.int8_outputs)
     return result
 
 
@@ -516,10 +518,12 @@ def _judge(value: dict[str, Any], options: BenchmarkOptions, problem: str) -> No
 
 def report(run: Path, *, on_event: OnEvent = ignore) -> Path:
     """Write ``RUN/report`` from the verification and the benchmark; returns the path of report.md."""
+    from edgecbam.benchmarks import model_card
     from edgecbam.benchmarks import report as reports
 
     with artifacts.stage_folder(run, "report") as folder:
         reports.write(run, folder)
+        model_card.write(run, folder)
     on_event(Event("report", message=f"{run / 'report' / 'report.md'}"))
     return run / "report" / "report.md"
 

@@ -48,6 +48,7 @@ STAGES = tuple(PARENTS)
 STAGE_FILE = "stage.json"
 ORIGIN_FILE = "origin.json"  # in a partial folder: what the unfinished work was begun from
 RECIPE_FILE = "recipe.toml"
+OUTPUTS_FILE, INT8_OUTPUTS = "outputs.npz", "model_int8"
 
 
 @dataclass(frozen=True)
@@ -351,9 +352,33 @@ def _tensor(raw: dict[str, Any]) -> Tensor:
 
 def write_samples(folder: Path, samples: Samples) -> None:
     """Write ``samples.npz`` into the export folder; equal samples give equal bytes."""
+    _write_arrays(folder / SAMPLES_FILE, {f.name: getattr(samples, f.name) for f in dataclasses.fields(Samples)})
+
+
+def write_int8_outputs(folder: Path, outputs: np.ndarray) -> None:
+    """Write ``outputs.npz`` into the verify folder: what model_int8.tflite answers to the samples, [n, k] int8."""
+    _write_arrays(folder / OUTPUTS_FILE, {INT8_OUTPUTS: outputs})
+
+
+def load_int8_outputs(folder: Path) -> np.ndarray | None:
+    """Read it without unpickling; None where the folder has none, InputError where it is broken."""
+    path = folder / OUTPUTS_FILE
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            outputs = np.asarray(arrays[INT8_OUTPUTS])
+    except (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is not readable ({error}): run `edgecbam verify` again") from None
+    if outputs.ndim != 2 or outputs.dtype != np.int8:
+        raise InputError(f"{path}: outputs must be [n, k] int8: run `edgecbam verify` again")
+    return outputs
+
+
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{f.name: getattr(samples, f.name) for f in dataclasses.fields(Samples)})
-    write_whole(folder / SAMPLES_FILE, buffer.getvalue())
+    np.savez_compressed(buffer, **arrays)
+    write_whole(path, buffer.getvalue())
 
 
 def load_samples(folder: Path) -> Samples:

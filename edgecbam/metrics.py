@@ -50,6 +50,45 @@ def relative_error(candidate: ArrayLike, reference: ArrayLike) -> float:
     return float(np.max(np.abs(a - b)) / max(np.max(np.abs(b)), 1e-12))
 
 
+def softmax(logits: ArrayLike) -> NDArray[np.float64]:
+    """Probabilities [n, classes] of logits [n, classes]."""
+    values = np.asarray(logits, np.float64)
+    exponentials = np.exp(values - values.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+def calibration_error(logits: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
+    """Expected calibration error: how far the probability of the chosen class is from how often it is right.
+
+    Images are sorted into ``bins`` of equal width by that probability; the difference between its mean and the share of
+    right answers is averaged over the bins, weighted by their images (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+
+    Args:
+        logits: [images, classes], real numbers.
+        labels: [images], class indices.
+        bins: how many.
+    """
+    probabilities = softmax(logits)
+    chosen, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    right = chosen == np.asarray(labels)
+    place = np.minimum((sure * bins).astype(int), bins - 1)
+    gaps = [abs(right[place == i].mean() - sure[place == i].mean()) * np.mean(place == i) for i in np.unique(place)]
+    return float(np.sum(gaps))
+
+
+def confusion(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
+    """[classes, classes]: how many images of class i (row) the model gave class j (column).
+
+    Args:
+        logits: [images, classes], float or integer.
+        labels: [images], class indices.
+    """
+    scores = np.asarray(logits)
+    counts = np.zeros((scores.shape[1],) * 2, np.int64)
+    np.add.at(counts, (np.asarray(labels), scores.argmax(axis=1)), 1)
+    return counts
+
+
 def rmse(outputs: ArrayLike, targets: ArrayLike) -> NDArray[np.float64]:
     """Root of the mean squared error of each target over all images, in the unit of the values.
 

@@ -55,6 +55,7 @@ class Verification:
         accuracy: top-1 by file name; empty in regression.
         rmse: regression: by file name and target, in the target's own unit; else empty.
         mae: as rmse, the mean absolute error.
+        int8_outputs: [n, classes or targets] int8 of model_int8.tflite; None where it does not run.
     """
 
     gates: tuple[Gate, ...]
@@ -62,6 +63,7 @@ class Verification:
     accuracy: dict[str, float]
     rmse: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     mae: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    int8_outputs: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -191,8 +193,10 @@ def check(folder: Path, config: VerifyConfig, on_event: OnEvent = ignore) -> Ver
     }
     outputs |= {name: getattr(evidence.samples, name) for name in REFERENCES}
     labels, count = evidence.samples.labels, len(evidence.samples.images)
+    int8 = evidence._outputs.get("model_int8.tflite")
     if not regression:
-        return Verification(tuple(gates), count, {name: metrics.top1(one, labels) for name, one in outputs.items()})
+        accuracy = {name: metrics.top1(one, labels) for name, one in outputs.items()}
+        return Verification(tuple(gates), count, accuracy, int8_outputs=int8)
     finite = {name: one for name, one in outputs.items() if np.isfinite(one).all()}
     return Verification(
         tuple(gates),
@@ -200,6 +204,7 @@ def check(folder: Path, config: VerifyConfig, on_event: OnEvent = ignore) -> Ver
         {},
         {name: evidence.by_target(metrics.rmse(one, labels)) for name, one in finite.items()},
         {name: evidence.by_target(metrics.mae(one, labels)) for name, one in finite.items()},
+        int8,
     )
 
 

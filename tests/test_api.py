@@ -68,6 +68,9 @@ def test_a_run_on_the_users_own_images_passes_every_stage(photo_run: Path) -> No
         text = (photo_run / "report" / name).read_text()
         for told in ("model_int8.tflite", "photos, sha256", "3 classes; 32x32x3", "multiply-accumulates", "EMA"):
             assert told in text
+    card = (photo_run / "report" / "model_card.md").read_text()
+    for told in ("# Model card: ", "## Confusions, int8", "3 classes", "`photos`: "):
+        assert told in card
 
 
 def test_a_run_on_photos_learns_and_int8_keeps_it(photo_run: Path) -> None:

@@ -180,6 +180,10 @@ def test_a_report_tells_errors_where_a_classifiers_tells_accuracy(shared: tuple[
     assert "RMSE of brightness against latency" in page
     assert "RMSE of left_mm against latency" in page
     assert "Accuracy against latency" not in page
+    card = (folder / "report" / "model_card.md").read_text()
+    assert "It estimates its targets" in card
+    assert f"| `model_int8.tflite` | {verified['model_int8.tflite']['brightness']:.4g} | " in card
+    assert "Confusions" not in card
 
 
 def test_the_terminals_table_has_room_for_errors(shared: tuple[Path, list[Event]]) -> None:
