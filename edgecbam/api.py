@@ -589,6 +589,51 @@ def predict(
     return predictions
 
 
+def explain(run: Path, images: Sequence[Path], out: Path | None = None) -> list[dict[str, Any]]:
+    """Draw the gates of attention in float and int8 over images, and tell how far quantization moved them.
+
+    This needs LiteRT and matplotlib, no TensorFlow.
+
+    Args:
+        run: a run folder whose stage export is whole.
+        images: image files.
+        out: folder for a picture of each image, ``explain.json`` beside them; ``RUN/explain`` by default. It is made
+            where it is not there; what else is in it stays.
+
+    Returns:
+        For each gate: block, kind, smallest cosine, largest difference in steps of int8, mean of the float gate.
+
+    Raises:
+        InputError: an image cannot be read, or the network has no attention.
+        GateFailed: a file of the export was altered.
+    """
+    from edgecbam.export import explanation, explanation_figure
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingPackage("matplotlib", "report", "drawing attention")
+    if not images:
+        raise InputError("no image: give at least one image file")
+    _check_export(run)
+    manifest = artifacts.load_manifest(run / "export")
+    found = explanation.explain(run / "export", images)
+    pictures = [explanation_figure.png(one, explanation.told(one, manifest), _title(one.image.name)) for one in found]
+    rows = explanation.summary(found)
+    folder = run / "explain" if out is None else out
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{folder} is a file: give a folder with --out") from None
+    for number, picture in enumerate(pictures, start=1):
+        artifacts.write_whole(folder / f"{number:03}.png", picture)
+    names = {f"{number:03}.png": str(image) for number, image in enumerate(images, start=1)}
+    artifacts.write_json(folder / "explain.json", {"schema_version": 1, "images": names, "gates": rows})
+    return rows
+
+
+def _title(name: str) -> str:
+    return name if len(name) <= 60 else f"{name[:59]}…"
+
+
 def _reader(path: Path, runtime: str | None) -> Any:
     from edgecbam import runtimes as adapters
 

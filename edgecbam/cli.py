@@ -339,6 +339,29 @@ def inspect(
     return DONE
 
 
+@app.command("explain")
+def explain_images(
+    run: RunArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for the pictures; else RUN/explain.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Draw attention over images, float beside int8.
+
+    A picture for each image, and for each gate how far quantization moved it:
+    the smallest cosine and the largest difference in steps of 1/256.
+    """
+    from edgecbam import api, tables
+
+    rows = api.explain(run, images, out)
+    say(json.dumps(rows, indent=1) if as_json else tables.gates_moved(rows))
+    if not as_json:
+        say(f"pictures: {run / 'explain' if out is None else out}")
+    return DONE
+
+
 @app.command()
 def ablate(
     recipe: RecipeArgument = None,

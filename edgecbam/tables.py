@@ -251,6 +251,23 @@ def values_text(image: str, targets: Sequence[str], values: Sequence[float]) -> 
     return "\n".join([printable(image), *lines])
 
 
+def gates_moved(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What export.explanation.summary found: a line for each gate."""
+    heads = ("block", "gate", "mean", "cosine", "steps")
+    cells = [
+        (
+            printable(row["block"]),
+            row["kind"],
+            f"{row['mean']:.3f}",
+            f"{row['cosine']:.5f}",
+            f"{row['worst_steps']:.1f}",
+        )
+        for row in rows
+    ]
+    note = "mean: of the float gate; cosine: the smallest; steps: the largest difference of int8, in 1/256"
+    return f"{table(heads, cells, frozenset({2, 3, 4}))}\n{fold(note)}"
+
+
 def inspection_text(found: Mapping[str, Any]) -> str:
     """What export.inspection.inspect found, a heading and a fact on each line."""
     rows = [("file", found["file"]), ("", f"{found['bytes']:,} bytes, sha256 {found['sha256'][:16]}…")]

@@ -33,6 +33,7 @@ COMMANDS = {
     "report": [],
     "predict": ["--top", "--runtime", "--threads", "--json"],
     "inspect": ["--json"],
+    "explain": ["--out", "--json"],
     "ablate": ["--data", "--out", "--seeds", "--factors", "--attention", "--set", "--benchmark", "--resume"],
     "doctor": ["--json"],
 }
