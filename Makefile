@@ -42,7 +42,7 @@ MEDIAPIPE_ENV := build/mediapipe-env
 MEDIAPIPE_PINS := tests/consumers/mediapipe_requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu test-mediapipe lint types format lock bench-lowering bench-onnx bench-ablation bench-training bench-full bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
+.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu test-mediapipe test-compilers lint types format lock bench-lowering bench-onnx bench-ablation bench-training bench-full bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -84,6 +84,17 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	"$(BIN)/edgecbam" run --out runs/demo --overwrite
 	@echo "the report: $(CURDIR)/runs/demo/report/report.md"
+
+# Installs the Debian packages in $$missing, as root, for $(1); else says what is missing.
+define INSTALL
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	  echo "make: installing $$missing, for $(1)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing && missing=; \
+	fi; \
+	if [ -n "$$missing" ]; then \
+	  echo "make: missing, and $(1) will fail: sudo apt-get install $$missing" >&2; \
+	fi
+endef
 
 # The four original files of Fashion-MNIST; a test compares the built-in images with them.
 test-data:
@@ -130,13 +141,7 @@ test-ssh:
 	@missing=; \
 	[ -x /usr/sbin/sshd ] || command -v sshd >/dev/null 2>&1 || missing="openssh-server"; \
 	command -v ssh >/dev/null 2>&1 || missing="$$missing openssh-client"; \
-	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
-	  echo "make: installing $$missing, for the tests over ssh"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing && missing=; \
-	fi; \
-	if [ -n "$$missing" ]; then \
-	  echo "make: missing, and the tests over ssh will fail: sudo apt-get install $$missing" >&2; \
-	fi
+	$(call INSTALL,the tests over ssh)
 
 # SwiftShader, a GPU emulated on the CPU, which Debian's Chromium brings, with Vulkan's loader; and an environment for
 # ONNX Runtime's WebGPU build, which would overwrite the build for CPUs.
@@ -144,13 +149,7 @@ test-gpu: $(READY)
 	@missing=; \
 	"$(BIN)/python" -c 'import ctypes; ctypes.CDLL("libvulkan.so.1")' >/dev/null 2>&1 || missing="libvulkan1"; \
 	[ -e /usr/lib/chromium/libvk_swiftshader.so ] || missing="$$missing chromium-common"; \
-	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
-	  echo "make: installing $$missing, for the tests on an emulated GPU"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing && missing=; \
-	fi; \
-	if [ -n "$$missing" ]; then \
-	  echo "make: missing, and the tests on an emulated GPU will fail: sudo apt-get install $$missing" >&2; \
-	fi
+	$(call INSTALL,the tests on an emulated GPU)
 	@if ! cat pyproject.toml constraints.txt "$(WEBGPU_PINS)" | cmp -s - "$(WEBGPU_ENV)/.ready"; then \
 	  echo "make: setting up $(WEBGPU_ENV), for the tests of ONNX Runtime's WebGPU build"; \
 	  rm -rf "$(WEBGPU_ENV)" && "$(BIN)/python" -m venv "$(WEBGPU_ENV)" && \
@@ -176,15 +175,16 @@ test-mediapipe: $(READY)
 	  "$(BIN)/python" -c "import ctypes, sys; ctypes.CDLL(sys.argv[1])" $${library%%:*} >/dev/null 2>&1 || \
 	    missing="$$missing $${library##*:}"; \
 	done; \
-	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
-	  echo "make: installing$$missing, for the tests of MediaPipe"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing && missing=; \
-	fi; \
-	if [ -n "$$missing" ]; then \
-	  echo "make: missing, and the tests of MediaPipe will fail: sudo apt-get install$$missing" >&2; \
-	fi
+	$(call INSTALL,the tests of MediaPipe)
 
-test: $(READY) test-data test-ssh test-web test-page test-gpu test-mediapipe
+# Compilers for what apps get: a program in C, and a C array for C and C++.
+test-compilers:
+	@missing=; \
+	command -v cc >/dev/null 2>&1 || missing="gcc libc6-dev"; \
+	command -v c++ >/dev/null 2>&1 || missing="$$missing g++"; \
+	$(call INSTALL,the tests that compile C and C++)
+
+test: $(READY) test-data test-ssh test-web test-page test-gpu test-mediapipe test-compilers
 	"$(BIN)/python" -m pytest $(ARGS)
 
 lint: $(READY) types
