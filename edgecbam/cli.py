@@ -95,6 +95,7 @@ def run(
     say(tables.results_table(result.report))
     say(tables.gates_line(result.verification.gates))
     say(f"report: {folder / 'report' / 'report.md'}")
+    say(f"for apps: {folder / 'app'}")
     return DONE
 
 
