@@ -47,17 +47,18 @@ def workplace(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             shutil.copytree(trained_run / "train", out / "train")
         return out
 
-    def copy_stage(stage: str) -> Any:
+    def copy_stages(*stages: str) -> Any:
         def run_stage(run: Path, **_: Any) -> None:
             artifacts.load_recipe(run)
-            shutil.rmtree(run / stage, ignore_errors=True)
-            shutil.copytree(trained_run / stage, run / stage)
+            for stage in stages:
+                shutil.rmtree(run / stage, ignore_errors=True)
+                shutil.copytree(trained_run / stage, run / stage)
 
         return run_stage
 
     monkeypatch.setattr(api, "train", train)
-    for stage in ("quantize", "export"):
-        monkeypatch.setattr(api, stage, copy_stage(stage))
+    monkeypatch.setattr(api, "quantize", copy_stages("quantize"))
+    monkeypatch.setattr(api, "export", copy_stages("export", "app"))
     monkeypatch.setattr(ablation, "_check_networks", lambda *_: None)  # the shared run has fewer images
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 255, (40, 30, 3)).astype(np.uint8)
