@@ -195,5 +195,18 @@ def _limits(recipe: Recipe, manifest: Manifest) -> list[str]:
         f"Images are scaled to {size} pixels, so that what is smaller than a few pixels there is lost.{grey}",
         "Not measured: other cameras, lighting and places than those of the data; groups of people; images made to "
         "deceive; whether a low probability finds images of none of the classes.",
-        "Whoever publishes the model states its licence and that of its data here; edgecbam knows neither.",
+        _license(recipe),
     ]
+
+
+def _license(recipe: Recipe) -> str:
+    export = recipe.export
+    by = f" by {markdown_text(export.model_author)}" if export.model_author else ""
+    told = f"Version {markdown_text(export.model_version)}{by}." if export.model_version else ""
+    if export.model_license:
+        licence = markdown_text(export.model_license)
+        return f"{told} Licence of the model: {licence}. That of its data is not known to edgecbam."
+    return (
+        f"{told} Whoever publishes the model states its licence and that of its data: edgecbam knows neither "
+        "(`edgecbam export RUN --set export.model_license=...`)."
+    )

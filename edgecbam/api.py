@@ -332,9 +332,8 @@ def bundle(run: Path, *, on_event: OnEvent = ignore) -> None:
     """Write ``RUN/app``, what an app developer copies, from ``RUN/export``; see edgecbam.export.app_bundle."""
     from edgecbam.export import app_bundle
 
-    recipe = artifacts.load_recipe(run)
+    about = app_bundle.about(artifacts.load_recipe(run))
     manifest = artifacts.load_manifest(run / "export")
-    about = app_bundle.About(recipe.name, "1", "", "")
     with artifacts.stage_folder(run, "app") as folder:
         app_bundle.write(folder, run / "export", manifest, about, on_event)
 

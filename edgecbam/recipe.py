@@ -179,7 +179,8 @@ class ExportConfig:
     run in one piece, ``reference`` the paper's, unchanged. All compute the same (see docs/lowering.md).
 
     ``onnx_input`` is the type of the images of .onnx files; as ``uint8`` they are the integers of model_uint8.tflite.
-    ``onnx_batch`` is how many images they take at once; 0 leaves it free.
+    ``onnx_batch`` is how many images they take at once; 0 leaves it free. ``model_version``, ``model_author`` and
+    ``model_license`` stand in the metadata of the app's files and on the model card.
     """
 
     profile: Profile = "xnnpack"
@@ -188,6 +189,9 @@ class ExportConfig:
     onnx_batch: int = _bounded(1, 0, 1)
     samples_images: int = _bounded(2000, 1, 100_000)
     samples_mib: int = _bounded(64, 1, 4096)
+    model_version: str = "1"
+    model_author: str = ""
+    model_license: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from edgecbam import artifacts, runtimes
 from edgecbam.artifacts import Manifest
 from edgecbam.errors import EnvironmentFailure
 from edgecbam.events import Event, OnEvent
+from edgecbam.recipe import Recipe
 
 from . import app_model, metadata, microcontroller, proof
 
@@ -56,6 +57,12 @@ class About:
     version: str
     author: str
     license: str
+
+
+def about(recipe: Recipe) -> About:
+    """What a recipe says of its model."""
+    export = recipe.export
+    return About(recipe.name, export.model_version, export.model_author, export.model_license)
 
 
 def write(folder: Path, export: Path, manifest: Manifest, about: About, on_event: OnEvent) -> dict[str, Any]:

@@ -115,6 +115,13 @@ def test_many_classes_and_evil_names(run: Path) -> None:
     assert r"\*bold\*" in text
 
 
+def test_the_licence_is_told_or_asked_for(run: Path) -> None:
+    assert "edgecbam knows neither (`edgecbam export RUN --set export.model_license=...`)" in model_card.text(run)
+    path = run / "recipe.toml"
+    path.write_text(path.read_text().replace('model_license = ""', 'model_license = "CC-BY-4.0"'))
+    assert "Version 1. Licence of the model: CC-BY-4.0." in model_card.text(run)
+
+
 def test_calibration_error_is_that_of_its_definition() -> None:
     """Two bins: sure and right half of the time, less sure and always right."""
     sure, unsure = np.log([0.9, 0.1]), np.log([0.55, 0.45])

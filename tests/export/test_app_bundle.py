@@ -184,6 +184,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_who_made_it_and_the_licence_stand_in_the_metadata(small_run: Path) -> None:
+    told = {"model_version": "2.1", "model_author": "A. Uthor", "model_license": "CC-BY-4.0"}
+    api._change_recipe(small_run, [f"export.{key}='{value}'" for key, value in told.items()])
+    settings = artifacts.load_recipe(small_run)
+    assert (settings.export.model_version, settings.export.model_license) == ("2.1", "CC-BY-4.0")
+    folder = small_run / "new"
+    folder.mkdir()
+    about = app_bundle.about(settings)
+    app_bundle.write(folder, small_run / "export", artifacts.load_manifest(small_run / "export"), about, ignore)
+    found = metadata.read((folder / "model_uint8.tflite").read_bytes(), "it")
+    assert found is not None
+    assert [found.model[key] for key in ("name", "version", "author", "license")] == ["small", *told.values()]
+    assert "version: 2.1, author: A. Uthor, license: CC-BY-4.0" in (folder / "README.md").read_text()
+
+
 def test_names_that_labels_cannot_hold_leave_nothing_behind(small_run: Path) -> None:
     manifest = artifacts.load_manifest(small_run / "export")
     doubled = dataclasses.replace(manifest, classes=("same", "same", *manifest.classes[2:]))
