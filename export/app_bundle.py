@@ -4,7 +4,9 @@ model_uint8.tflite   int8 inside, pixels in: for MediaPipe, LiteRT and LiteRT.js
 model_int8.tflite    the same with pixel - 128 in, for runtimes that know int8 alone, such as tflite-micro
 model_fp16.tflite    float, with weights of 16 bits: for GPUs
 model_fp32.tflite    float: the reference
+model_int8.h         model_int8.tflite as an array for C and C++
 labels.txt, manifest.json, README.md
+proof/               golden inputs and outputs (proof.py)
 """
 
 import dataclasses
