@@ -196,22 +196,17 @@ def check_stage(run: Path, stage: str) -> str:
     for name, digest in record.files.items():
         path = folder / name
         if not path.is_file():
-            raise InputError(f"{path} is missing: run `edgecbam {stage} {_argument(run, stage)}` again")
+            raise InputError(f"{path} is missing: run `{_command(run, stage)}` again")
         if sha256_file(path) != digest:
-            raise InputError(
-                f"{path} was altered after it was made: run `edgecbam {stage} {_argument(run, stage)}` again"
-            )
+            raise InputError(f"{path} was altered after it was made: run `{_command(run, stage)}` again")
     if record.recipe_digest != _recipe_digest(run, stage):
         raise InputError(
             f"{run / RECIPE_FILE} was changed after {folder} was made: "
-            f"run `edgecbam {stage} {_argument(run, stage)}` again, or undo the change"
+            f"run `{_command(run, stage)}` again, or undo the change"
         )
     for parent in PARENTS[stage]:
         if record.parents.get(parent) != check_stage(run, parent):
-            raise InputError(
-                f"{folder} is stale, {parent} was made again since: "
-                f"run `edgecbam {stage} {_argument(run, stage)}` again"
-            )
+            raise InputError(f"{folder} is stale, {parent} was made again since: run `{_command(run, stage)}` again")
     return sha256_file(folder / STAGE_FILE)
 
 
@@ -433,14 +428,14 @@ def load_stage(run: Path, stage: str) -> StageRecord:
     path = run / stage / STAGE_FILE
     if not path.is_file():
         load_recipe(run)  # says so where this is no run folder at all
-        raise InputError(f"{run} has no finished stage {stage}: run `edgecbam {stage} {_argument(run, stage)}` first")
+        raise InputError(f"{run} has no finished stage {stage}: run `{_command(run, stage)}` first")
     raw = read_json(path)
     try:
         record = StageRecord(
             raw["stage"], dict(raw["files"]), dict(raw["parents"]), raw["recipe_digest"], raw["edgecbam_version"]
         )
     except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path} lacks what a stage record holds: run `edgecbam {stage}` again") from None
+        raise InputError(f"{path} lacks what a stage record holds: run `{_command(run, stage)}` again") from None
     _refuse_paths(path, record.files)
     return record
 
@@ -455,8 +450,10 @@ def _recipe_digest(run: Path, stage: str) -> str:
     return load_recipe(run).digest(*SECTIONS[stage]) if SECTIONS[stage] else ""
 
 
-def _argument(run: Path, stage: str) -> str:
-    return f"--resume --out {run}" if stage == "train" else str(run)
+def _command(run: Path, stage: str) -> str:
+    """What makes a stage."""
+    command = "export" if stage == "app" else stage
+    return f"edgecbam {command} {f'--resume --out {run}' if stage == 'train' else run}"
 
 
 def _files(folder: Path) -> list[str]:

@@ -364,6 +364,25 @@ def explain_images(
 
 
 @app.command()
+def demo(
+    run: RunArgument,
+    port: Annotated[int, typer.Option("--port", metavar="PORT", help="0 takes any that is free.")] = 8000,
+) -> int:
+    """Serve the page that runs the model in a browser.
+
+    On 127.0.0.1 alone, until Ctrl-C. The first time, npm fetches LiteRT.js and
+    MediaPipe, about 80 MB; after that nothing comes from the network.
+    """
+    from edgecbam.export import web_server
+
+    with web_server.open_server(run, port) as server:
+        say(f"{server.url}  (Ctrl-C ends it)")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    return DONE
+
+
+@app.command()
 def ablate(
     recipe: RecipeArgument = None,
     data: DataOption = None,

@@ -8,7 +8,8 @@ A ``preprocessing`` is a mapping with exactly these keys, as ``manifest.json`` h
     channels        1 (grey, ITU-R 601 luma) or 3 (RGB)
     resize          "crop": the largest centred rectangle of the input's aspect ratio, scaled to the input;
                     "stretch": the whole image, scaled to the input. Both with Pillow's BILINEAR, which averages
-                    over all source pixels when it shrinks. An image of the input's size is left as it is.
+                    over all source pixels when it shrinks, first across, then down, rounding to 8 bits after each.
+                    An image of the input's size is left as it is.
     mean, std       in pixel units (0…255), one number or one per channel
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from edgecbam.errors import InputError
 from edgecbam.recipe import DataConfig
@@ -167,14 +168,24 @@ def fit(image: Image.Image, preprocessing: Mapping[str, Any]) -> np.ndarray:
     """Bring an L or RGB image to the model's channels and size; returns [height, width, channels] uint8."""
     mode = "L" if preprocessing["channels"] == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)
-    size = (preprocessing["width"], preprocessing["height"])
-    if image.size != size:
-        # One resampling of a fractional box, not a resize and then a crop: the same centre to the subpixel, and a
-        # strip of 1 x 20000 pixels does not become a gigapixel image on the way.
-        crop = preprocessing["resize"] == "crop"
+    width, height = preprocessing["width"], preprocessing["height"]
+    if image.size != (width, height):
+        left, top, right, bottom = _part(*image.size, preprocessing)
+        # In one call, Pillow 13 chooses which direction comes first and earlier versions do not: a grey level apart.
         bilinear = Image.Resampling.BILINEAR
-        image = ImageOps.fit(image, size, bilinear) if crop else image.resize(size, bilinear)
+        image = image.resize((width, image.height), bilinear, (left, 0, right, image.height))
+        image = image.resize((width, height), bilinear, (0, top, width, bottom))
     return np.array(image, np.uint8).reshape(preprocessing["height"], preprocessing["width"], preprocessing["channels"])
+
+
+def _part(width: int, height: int, preprocessing: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what is seen of an image, to the subpixel."""
+    if preprocessing["resize"] != "crop":
+        return 0, 0, width, height
+    wanted = preprocessing["width"] / preprocessing["height"]
+    across, down = min(width, wanted * height), min(height, width / wanted)
+    left, top = (width - across) / 2, (height - down) / 2
+    return left, top, left + across, top + down
 
 
 def printable(path: Path | str) -> str:

@@ -7,6 +7,7 @@ model_fp32.tflite    float: the reference
 model_int8.h         model_int8.tflite as an array for C and C++
 labels.txt, manifest.json, README.md
 proof/               golden inputs and outputs (proof.py)
+web/                 a page that runs the model in a browser (web_page.py)
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from edgecbam.errors import EnvironmentFailure
 from edgecbam.events import Event, OnEvent
 from edgecbam.recipe import Recipe
 
-from . import app_model, metadata, microcontroller, proof
+from . import app_model, metadata, microcontroller, proof, web_page
 
 README_FILE = "README.md"
 FOR_MICRO, HEADER_FILE = "model_int8.tflite", "model_int8.h"
@@ -134,7 +135,10 @@ def write(folder: Path, export: Path, manifest: Manifest, about: About, on_event
     (folder / PROOF_FOLDER).mkdir()
     scale = manifest.files["model_int8.tflite"].output.scale
     assert scale is not None  # of an int8 output
-    proof.write(folder / PROOF_FOLDER, folder, told, artifacts.load_samples(export).images, scale)
+    samples = artifacts.load_samples(export)
+    proof.write(folder / PROOF_FOLDER, folder, told, samples.images, scale)
+    (folder / web_page.FOLDER).mkdir()
+    web_page.write(folder / web_page.FOLDER, folder, labels, samples, manifest.task)
     return told
 
 
@@ -209,6 +213,10 @@ def _readme(told: dict[str, Any]) -> str:
         "The .tflite files say all this in their metadata, which MediaPipe's ImageClassifier reads: no code for pixels "
         "or labels is needed there. It does not take int8 inputs.",
         f"`{HEADER_FILE}` is `{FOR_MICRO}` as an array for C and C++. {_micro(told['tflite_micro'])}",
+        "`web/` is a page that runs the model in a browser, with LiteRT.js or MediaPipe, and draws its attention "
+        "over the image: `npm ci --ignore-scripts` in that folder, then let any web server serve this one and open "
+        "`/web/`. Without a server of your own: `edgecbam demo RUN`. MediaPipe's package for the web reports figures "
+        "of its use to Google, as its privacy notice says; this page does not let it, a page of yours must see to it.",
         "`proof/` has golden inputs and outputs of each file, with tolerances, to check a port in any language; "
         "`proof/preprocess.py` is the way from an image file to pixels, `proof/check.c` a program in C that passes "
         "the pack.",

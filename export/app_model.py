@@ -146,18 +146,10 @@ def _add_softmax(graph: TfliteGraph) -> None:
 def _take_uint8(graph: TfliteGraph) -> None:
     """QUANTIZE ops at both ends, between int8 and uint8 of the same scale: the integer plus or minus 128."""
     first, last = int(graph.graph.inputs[0]), int(graph.graph.outputs[0])
-    ends = []
-    for tensor in (first, last):
-        quantization = graph.quantization(tensor)
-        assert quantization is not None
-        added = graph.add_tensor(graph.name(tensor), graph.shape(tensor), like=tensor)
-        graph.graph.tensors[added].type = graph.schema.TensorType.UINT8
-        graph.set_quantization(added, float(quantization[0][0]), int(quantization[1][0]) + 128)
-        ends.append(added)
-    begin = graph.new_op("QUANTIZE", [ends[0]], [first])
-    end = graph.new_op("QUANTIZE", [last], [ends[1]])
-    graph.graph.operators = [begin, *graph.graph.operators, end]
-    graph.graph.inputs, graph.graph.outputs = np.array([ends[0]], np.int32), np.array([ends[1]], np.int32)
+    source = graph.unsigned_like(first)
+    graph.graph.operators = [graph.new_op("QUANTIZE", [source], [first]), *graph.graph.operators]
+    target = graph.to_uint8(last)
+    graph.graph.inputs, graph.graph.outputs = np.array([source], np.int32), np.array([target], np.int32)
     graph.refresh()
 
 

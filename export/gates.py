@@ -23,10 +23,15 @@ class Gate:
     kind: Literal["channel", "spatial"]
 
 
-def expose(content: bytes, where: str) -> tuple[bytes, tuple[Gate, ...]]:
+def expose(content: bytes, where: str, unsigned: bool = False) -> tuple[bytes, tuple[Gate, ...]]:
     """The file with its gates as further outputs, behind those that it has, and which gates they are, in order.
 
     A file without attention stays as it is.
+
+    Args:
+        content: a .tflite file.
+        where: what errors call it.
+        unsigned: whether int8 gates come out as uint8 of the same scale, for runtimes that give no int8.
 
     Raises:
         InputError: no whole .tflite file.
@@ -42,6 +47,8 @@ def expose(content: bytes, where: str) -> tuple[bytes, tuple[Gate, ...]]:
                 tensors.append(output)
     if not gates:
         return content, ()
+    if unsigned:
+        tensors = [graph.to_uint8(tensor) if graph.dtype(tensor) == "INT8" else tensor for tensor in tensors]
     graph.graph.outputs = np.array([*graph.graph.outputs, *tensors], np.int32)
     graph.model.signatureDefs = []  # which names the old outputs alone
     return graph.to_bytes(), tuple(gates)

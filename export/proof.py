@@ -37,12 +37,16 @@ HEIGHT, WIDTH = {height}, {width}
 def pixels(path):
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")  # upright; transparency lies on white in edgecbam
     if image.size != (WIDTH, HEIGHT):
-        image = {fit}
+        w, h = image.size
+        across, down = {fit}
+        left, top = (w - across) / 2, (h - down) / 2
+        image = image.resize((WIDTH, h), Image.Resampling.BILINEAR, (left, 0, left + across, h))
+        image = image.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR, (0, top, WIDTH, top + down))
     return np.asarray(image)[None]  # int8: minus 128; float: minus {mean:g}, divided by {std:g}
 '''
 FIT = {
-    "crop": "ImageOps.fit(image, (WIDTH, HEIGHT), Image.Resampling.BILINEAR)  # the centre of that shape, scaled",
-    "stretch": "image.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)  # all of it, scaled",
+    "crop": "min(w, WIDTH / HEIGHT * h), min(h, w / (WIDTH / HEIGHT))  # the largest centred part of that shape",
+    "stretch": "w, h  # all of it",
 }
 
 

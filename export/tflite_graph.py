@@ -153,6 +153,21 @@ class TfliteGraph:
         quantization.quantizedDimension = 0
         self.graph.tensors[tensor].quantization = quantization
 
+    def unsigned_like(self, tensor: int) -> int:
+        """Add a uint8 tensor that stands for the same real values as a quantized int8 one, each integer 128 larger."""
+        quantization = self.quantization(tensor)
+        assert quantization is not None
+        added = self.add_tensor(self.name(tensor), self.shape(tensor), like=tensor)
+        self.graph.tensors[added].type = self.schema.TensorType.UINT8
+        self.set_quantization(added, float(quantization[0][0]), int(quantization[1][0]) + 128)
+        return added
+
+    def to_uint8(self, tensor: int) -> int:
+        """Put a QUANTIZE op behind a quantized int8 tensor; returns its uint8 output."""
+        added = self.unsigned_like(tensor)
+        self.graph.operators = [*self.graph.operators, self.new_op("QUANTIZE", [tensor], [added])]
+        return added
+
     def set_channel_scales(self, tensor: int, scales: Sequence[float]) -> None:
         """Give a constant a scale for each slice along its first axis, and zero points of 0."""
         self.set_quantization(tensor, 1.0, 0)

@@ -34,6 +34,7 @@ COMMANDS = {
     "predict": ["--top", "--runtime", "--threads", "--json"],
     "inspect": ["--json"],
     "explain": ["--out", "--json"],
+    "demo": ["--port"],
     "ablate": ["--data", "--out", "--seeds", "--factors", "--attention", "--set", "--benchmark", "--resume"],
     "doctor": ["--json"],
 }

@@ -24,6 +24,7 @@ from edgecbam.benchmarks import (
     trainings,
     trust_table,
 )
+from edgecbam.export import web_server
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,6 +60,8 @@ def workplace(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(api, "train", train)
     monkeypatch.setattr(api, "quantize", copy_stages("quantize"))
     monkeypatch.setattr(api, "export", copy_stages("export", "app"))
+    monkeypatch.setattr(web_server.Server, "serve_forever", lambda _: None)
+    monkeypatch.setenv("EDGECBAM_CACHE", str(ROOT / "build" / "cache"))
     monkeypatch.setattr(ablation, "_check_networks", lambda *_: None)  # the shared run has fewer images
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 255, (40, 30, 3)).astype(np.uint8)

@@ -31,7 +31,7 @@ from edgecbam.recipe import DataConfig
 
 PIXELS, BAD = "pixels", "bad.json"
 SPARE = 2**30  # bytes that a cache leaves free on the disk: checkpoints are to find room too
-_VERSION = 1  # of the layout of a cache and of what preprocessing makes of a file
+_VERSION = 2  # of the layout of a cache and of what preprocessing makes of a file
 
 Each = Callable[
     [Iterable[Any], int, Callable[[Any], np.ndarray], Callable[[int, np.ndarray], None], OnEvent], dict[int, str]
