@@ -36,13 +36,15 @@ AT := --set data.source=builtin --set data.height
 AMX := $(if $(shell grep -m1 -ow amx_bf16 /proc/cpuinfo 2>/dev/null),amx,no_amx)
 WEB := build/web
 WEB_PINS := tests/consumers/web
+KOTLIN := build/kotlin
+KOTLIN_PINS := tests/consumers/kotlin
 WEBGPU_ENV := build/webgpu-env
 WEBGPU_PINS := tests/runtimes/gpu_constraints.txt
 MEDIAPIPE_ENV := build/mediapipe-env
 MEDIAPIPE_PINS := tests/consumers/mediapipe_requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu test-mediapipe test-compilers lint types format lock bench-lowering bench-onnx bench-ablation bench-training bench-full bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
+.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu test-mediapipe test-compilers test-kotlin lint types format lock bench-lowering bench-onnx bench-ablation bench-training bench-full bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -184,7 +186,18 @@ test-compilers:
 	command -v c++ >/dev/null 2>&1 || missing="$$missing g++"; \
 	$(call INSTALL,the tests that compile C and C++)
 
-test: $(READY) test-data test-ssh test-web test-page test-gpu test-mediapipe test-compilers
+# The Kotlin compiler, pinned by package-lock.json, and a Java to run it: tests compile what Android apps get.
+test-kotlin: test-web
+	@missing=; \
+	command -v java >/dev/null 2>&1 || missing="default-jre-headless"; \
+	$(call INSTALL,the tests in Kotlin)
+	@if command -v npm >/dev/null 2>&1 && ! cmp -s "$(KOTLIN_PINS)/package-lock.json" "$(KOTLIN)/.ready"; then \
+	  rm -rf "$(KOTLIN)" && mkdir -p "$(KOTLIN)" && cp "$(KOTLIN_PINS)"/package*.json "$(KOTLIN_PINS)/.npmrc" "$(KOTLIN)" && \
+	  (cd "$(KOTLIN)" && npm ci) && cp "$(KOTLIN)/package-lock.json" "$(KOTLIN)/.ready" || \
+	    echo "make: could not install the Kotlin compiler: the tests in Kotlin will fail" >&2; \
+	fi
+
+test: $(READY) test-data test-ssh test-web test-page test-gpu test-mediapipe test-compilers test-kotlin
 	"$(BIN)/python" -m pytest $(ARGS)
 
 lint: $(READY) types

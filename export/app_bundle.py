@@ -8,6 +8,7 @@ model_int8.h         model_int8.tflite as an array for C and C++
 labels.txt, manifest.json, README.md
 proof/               golden inputs and outputs (proof.py)
 web/                 a page that runs the model in a browser (web_page.py)
+android/, ios/       sources in Kotlin and Swift with their tests (mobile_sources.py)
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from edgecbam.errors import EnvironmentFailure
 from edgecbam.events import Event, OnEvent
 from edgecbam.recipe import Recipe
 
-from . import app_model, metadata, microcontroller, proof, web_page
+from . import app_model, metadata, microcontroller, mobile_sources, proof, web_page
 
 README_FILE = "README.md"
 FOR_MICRO, HEADER_FILE = "model_int8.tflite", "model_int8.h"
@@ -136,7 +137,8 @@ def write(folder: Path, export: Path, manifest: Manifest, about: About, on_event
     scale = manifest.files["model_int8.tflite"].output.scale
     assert scale is not None  # of an int8 output
     samples = artifacts.load_samples(export)
-    proof.write(folder / PROOF_FOLDER, folder, told, samples.images, scale)
+    pack = proof.write(folder / PROOF_FOLDER, folder, told, samples.images, scale)
+    mobile_sources.write(folder, told, pack)
     (folder / web_page.FOLDER).mkdir()
     web_page.write(folder / web_page.FOLDER, folder, labels, samples, manifest.task)
     return told
@@ -217,6 +219,8 @@ def _readme(told: dict[str, Any]) -> str:
         "over the image: `npm ci --ignore-scripts` in that folder, then let any web server serve this one and open "
         "`/web/`. Without a server of your own: `edgecbam demo RUN`. MediaPipe's package for the web reports figures "
         "of its use to Google, as its privacy notice says; this page does not let it, a page of yours must see to it.",
+        "`android/` and `ios/` have a class in Kotlin and one in Swift that take an image and give the classes, each "
+        "with a test on `proof/`. Their first lines say what they need, and how far they were tried: not on a phone.",
         "`proof/` has golden inputs and outputs of each file, with tolerances, to check a port in any language; "
         "`proof/preprocess.py` is the way from an image file to pixels, `proof/check.c` a program in C that passes "
         "the pack.",

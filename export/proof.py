@@ -3,6 +3,7 @@
     pixels.bin                      [n, height, width, 3] uint8: what preprocess.py makes of an image file
     input_int8.bin  input_float32.bin   the same as the other files take it
     output_NAME.bin                 what LiteRT answered where the model was exported
+    source.bin  source_fitted.bin   an image of another size, and what fitting makes of it
     proof.json                      shapes, types and tolerances
     preprocess.py                   from an image file to pixels, in Pillow and NumPy
     check.c                         passes the pack through LiteRT's C interface
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from edgecbam import artifacts, runtimes
+from edgecbam import artifacts, preprocessing, runtimes
 from edgecbam.artifacts import write_whole
 
 IMAGES = 16
@@ -85,15 +87,26 @@ def write(folder: Path, app: Path, told: Mapping[str, Any], images: np.ndarray, 
             "tolerance": tolerance(told["task"], logit_scale) if integer else FLOAT_TOLERANCE[name],
             "unit": "steps" if integer else "absolute",
         }
-    proof = {"schema_version": 1, "images": count, "models": models}
-    artifacts.write_json(folder / "proof.json", proof)
     image, file = told["image"], told["files"]["model_fp32.tflite"]
+    source = picture(image["height"] * 5 // 4 + 3, image["width"] * 7 // 4 + 2)
+    fitted = preprocessing.fit(Image.fromarray(source), {**image, "mean": [0.0], "std": [1.0]})
+    write_whole(folder / "source.bin", source.tobytes())
+    write_whole(folder / "source_fitted.bin", fitted.tobytes())
+    fitting = {"source": "source.bin", "shape": list(source.shape), "fitted": "source_fitted.bin"}
+    proof = {"schema_version": 1, "images": count, "fitting": fitting, "models": models}
+    artifacts.write_json(folder / "proof.json", proof)
     script = PREPROCESS.format(
         height=image["height"], width=image["width"], fit=FIT[image["resize"]], mean=file["mean"], std=file["std"]
     )
     write_whole(folder / "preprocess.py", script)
     write_whole(folder / "check.c", (resources.files(__package__) / "templates" / "check.c").read_text("utf-8"))
     return proof
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    """Some image [height, width, 3] uint8 with edges and slopes everywhere."""
+    y, x, channel = np.mgrid[0:height, 0:width, 0:3]
+    return ((7 * x + 13 * y + 31 * channel) ^ (x * y // 3)).astype(np.uint8)
 
 
 def fed(rgb: np.ndarray, file: Mapping[str, Any]) -> np.ndarray:
