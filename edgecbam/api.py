@@ -588,6 +588,37 @@ def predict(
     return predictions
 
 
+def layer_costs(run: Path, *, on_event: OnEvent = ignore) -> dict[str, Any]:
+    """Tell what each layer costs in int8, by keeping it alone float; written to ``RUN/explain/layers.json`` too.
+
+    This needs TensorFlow: the quantization-aware network is simulated. See edgecbam.sensitivity.
+
+    Args:
+        run: a run folder whose stage export is whole; the images of its samples.npz are used.
+        on_event: listener.
+
+    Returns:
+        What edgecbam.sensitivity.measure gives, with ``schema_version`` and ``task``.
+
+    Raises:
+        GateFailed: a file of the export was altered.
+    """
+    _require_tensorflow("measuring what layers cost")
+    from edgecbam import quantization, sensitivity
+
+    _check_export(run)
+    artifacts.check_stage(run, "quantize")
+    manifest, samples = artifacts.load_manifest(run / "export"), artifacts.load_samples(run / "export")
+    described = manifest.preprocessing
+    model = quantization.make_quantizable(_load_float(run), quantization.input_range(described))
+    model.load_weights(run / "quantize" / QAT_FILE)
+    found = sensitivity.measure(model, samples.images, samples.labels, described, on_event)
+    (run / "explain").mkdir(exist_ok=True)
+    told = {"schema_version": 1, "task": manifest.task, **found}
+    artifacts.write_json(run / "explain" / "layers.json", told)
+    return told
+
+
 def explain(run: Path, images: Sequence[Path], out: Path | None = None) -> list[dict[str, Any]]:
     """Draw the gates of attention in float and int8 over images, and tell how far quantization moved them.
 

@@ -343,10 +343,13 @@ def inspect(
 @app.command("explain")
 def explain_images(
     run: RunArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
+    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE", help="Image files.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for the pictures; else RUN/explain.")
     ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Instead: what each layer costs in int8, on held-out images.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Draw attention over images, float beside int8.
@@ -354,8 +357,18 @@ def explain_images(
     A picture for each image, and for each gate how far quantization moved it:
     the smallest cosine and the largest difference in steps of 1/256.
     """
-    from edgecbam import api, tables
+    from edgecbam import api, console, tables
 
+    if layers:
+        if images or out is not None:
+            raise InputError(
+                "--layers takes neither images nor --out: it uses held-out images, and no picture is drawn"
+            )
+        with console.shown_events() as on_event:
+            found = api.layer_costs(run, on_event=on_event)
+        say(json.dumps(found, indent=1) if as_json else tables.layer_costs(found))
+        return DONE
+    images = images or []
     rows = api.explain(run, images, out)
     say(json.dumps(rows, indent=1) if as_json else tables.gates_moved(rows))
     if not as_json:

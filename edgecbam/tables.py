@@ -268,6 +268,33 @@ def gates_moved(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{table(heads, cells, frozenset({2, 3, 4}))}\n{fold(note)}"
 
 
+def layer_costs(found: Mapping[str, Any]) -> str:
+    """What sensitivity.measure found: a line for each layer, the one that matters most first."""
+    regression = found["task"] == "regression"
+    heads = ("layer kept float", *(("RMSE",) if regression else ("top-1 points", "95 % interval")), "error less")
+    cells = [
+        (
+            printable(row["name"]),
+            *(
+                (f"{row['change']:+.4f}",)
+                if regression
+                else (f"{100 * row['change']:+.2f}", f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}")
+            ),
+            f"{100 * row['closer']:.1f} %",
+        )
+        for row in found["layers"]
+    ]
+    int8, kept = (
+        f"RMSE {value:.4f}" if regression else f"{100 * value:.2f} %"
+        for value in (found["int8_score"], found["float_score"])
+    )
+    note = (
+        f"{found['images']:,} held-out images: int8 {int8}, with every layer float {kept}. Error less: by how much of itself the distance of int8's "
+        f"{'values' if regression else 'logits'} from the float ones shrinks."
+    )
+    return f"{table(heads, cells, frozenset(range(1, len(heads))))}\n{fold(note)}"
+
+
 def inspection_text(found: Mapping[str, Any]) -> str:
     """What export.inspection.inspect found, a heading and a fact on each line."""
     rows = [("file", found["file"]), ("", f"{found['bytes']:,} bytes, sha256 {found['sha256'][:16]}…")]

@@ -106,7 +106,7 @@ def write(folder: Path, app: Path, told: Mapping[str, Any], images: np.ndarray, 
 def picture(height: int, width: int) -> np.ndarray:
     """Some image [height, width, 3] uint8 with edges and slopes everywhere."""
     y, x, channel = np.mgrid[0:height, 0:width, 0:3]
-    return ((7 * x + 13 * y + 31 * channel) ^ (x * y // 3)).astype(np.uint8)
+    return np.asarray((7 * x + 13 * y + 31 * channel) ^ (x * y // 3)).astype(np.uint8)
 
 
 def fed(rgb: np.ndarray, file: Mapping[str, Any]) -> np.ndarray:

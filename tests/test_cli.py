@@ -33,7 +33,7 @@ COMMANDS = {
     "report": [],
     "predict": ["--top", "--runtime", "--threads", "--json"],
     "inspect": ["--json"],
-    "explain": ["--out", "--json"],
+    "explain": ["--out", "--layers", "--json"],
     "demo": ["--port"],
     "ablate": ["--data", "--out", "--seeds", "--factors", "--attention", "--set", "--benchmark", "--resume"],
     "doctor": ["--json"],

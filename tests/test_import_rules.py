@@ -32,6 +32,7 @@ ORDER = [
     "quantizers",
     "quantization",
     "requantization",
+    "sensitivity",
     "export",
     "benchmarks",
     "api",
