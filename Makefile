@@ -10,6 +10,8 @@
 #   make bench-ablation  what attention, averaging, decay and int8 are worth; writes benchmarks/results/ablation.json
 #   make bench-training  training beside a plain tf_keras fit; writes benchmarks/results/training_speed_*.json
 #   make bench-full  the trainings of docs/results.md, hours; writes benchmarks/results/training_*_seed_*.json
+#   make bench-app  what SOFTMAX in int8 and MediaPipe's resizing cost; writes two files of benchmarks/results
+#   make bench-layers  what each layer costs in int8; writes benchmarks/results/layers_*.json
 #   make bench-trust  how far the benchmark can be trusted: the next three and docs/trust.md
 #   make bench-coverage  simulated coverage of the intervals; writes benchmarks/results/coverage.json
 #   make bench-tools  p50 beside public tools; writes benchmarks/results/against_tools.json
@@ -44,7 +46,7 @@ MEDIAPIPE_ENV := build/mediapipe-env
 MEDIAPIPE_PINS := tests/consumers/mediapipe_requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu test-mediapipe test-compilers test-kotlin lint types format lock bench-lowering bench-onnx bench-ablation bench-training bench-full bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
+.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu test-mediapipe test-compilers test-kotlin lint types format lock bench-lowering bench-onnx bench-ablation bench-training bench-full bench-layers bench-app bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -254,6 +256,19 @@ bench-full: $(READY) test-data
 	  "$(BIN)/edgecbam" run $$how --out runs/$$name || exit; \
 	done
 	"$(BIN)/python" -m edgecbam.benchmarks.trainings benchmarks/results docs/results.md runs/fashion_small runs/fashion_resnet20
+
+# Wants a quiet machine.
+bench-app: $(READY) $(DEMO)/stage.json test-mediapipe
+	"$(BIN)/python" -m edgecbam.export.app_study build/app runs/demo
+	"$(BIN)/edgecbam" benchmark build/app/fashion_cbam_int8_softmax.tflite \
+	  --baseline build/app/fashion_cbam_int8_plain.tflite --out build/app/report $(ARGS)
+	cp build/app/report/report.json benchmarks/results/app_softmax.json
+	"$(BIN)/python" tests/consumers/mediapipe_resizing.py benchmarks/results/mediapipe_resizing.json runs/demo
+	"$(BIN)/python" -m edgecbam.benchmarks.app_table benchmarks/results docs/app.md
+
+bench-layers: $(READY)
+	"$(BIN)/edgecbam" explain runs/fashion_resnet20 --layers
+	"$(BIN)/python" -m edgecbam.benchmarks.layer_table benchmarks/results docs/explain.md runs/fashion_resnet20
 
 # Wants a quiet machine.
 bench-training: $(READY)

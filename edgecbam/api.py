@@ -12,17 +12,19 @@ Nothing heavy is imported before the function that needs it is called. Every fun
 
 import contextlib
 import dataclasses
+import functools
+import importlib.metadata
 import importlib.util
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from edgecbam import artifacts
+from edgecbam import artifacts, run_lock
 from edgecbam.errors import EnvironmentFailure, GateFailed, InputError, MissingPackage
 from edgecbam.events import Event, OnEvent, ignore
 from edgecbam.recipe import DataConfig, Recipe, override, to_toml
@@ -40,6 +42,8 @@ TRAIN_PACKAGES = {
     "tf2onnx": "tf2onnx",
     "onnx": "onnx",
 }
+P = ParamSpec("P")
+R = TypeVar("R")
 CALIBRATION_BATCH = 64
 MODEL_FILE = "model.keras"
 QAT_FILE = "model_qat.weights.h5"
@@ -74,6 +78,18 @@ class Prediction:
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
     values: tuple[float, ...] = ()
+
+
+def _alone(stage: Callable[P, R]) -> Callable[P, R]:
+    """A stage of the folder ``run`` that refuses from the start to work where another process does."""
+
+    @functools.wraps(stage)
+    def locked(*arguments: P.args, **options: P.kwargs) -> R:
+        run = arguments[0] if arguments else options.get("run")
+        with run_lock.hold(Path(str(run))):
+            return stage(*arguments, **options)
+
+    return locked
 
 
 def default_out(recipe: Recipe) -> Path:
@@ -112,6 +128,11 @@ def run(
             "other stages on the first one alone, without TF_CONFIG, by `edgecbam run --resume`"
         )
     folder = train(recipe, out, resume=resume, overwrite=overwrite, on_event=on_event)
+    with run_lock.hold(folder):
+        return _after_training(folder, on_event)
+
+
+def _after_training(folder: Path, on_event: OnEvent) -> RunResult:
     if not artifacts.is_fresh(folder, "quantize"):
         quantize(folder, on_event=on_event)
     if not artifacts.is_fresh(folder, "export"):
@@ -150,12 +171,14 @@ def train(
 
 def _train(recipe: Recipe, out: Path, resume: bool, overwrite: bool, on_event: OnEvent) -> Path:
     run_exists = (out / artifacts.RECIPE_FILE).is_file()
-    in_the_way = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    in_the_way = not artifacts.is_vacant(out)
     if in_the_way and not resume and not overwrite:
         raise InputError(f"{out} exists already: add --resume to go on in it, --overwrite to replace it, or --out DIR")
     if in_the_way and not run_exists:
         option = "--resume" if resume else "--overwrite"
         raise InputError(f"{out} is no run folder, so {option} does not touch it: give another --out")
+    with run_lock.hold(out):
+        pass  # refused before anything is loaded, where another process works here
     _check_runtimes(recipe)
     if resume and run_exists and artifacts.is_fresh(out, "train") and _same(recipe, artifacts.load_recipe(out)):
         return out
@@ -216,6 +239,7 @@ def _train(recipe: Recipe, out: Path, resume: bool, overwrite: bool, on_event: O
     return out
 
 
+@_alone
 def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
     """Quantization-aware training, continued from the float averages; writes ``RUN/quantize``."""
     artifacts.check_stage(run, "train")
@@ -278,6 +302,7 @@ def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
     )
 
 
+@_alone
 def export(run: Path, *, settings: Sequence[str] = (), on_event: OnEvent = ignore) -> None:
     """Write every model file, samples and manifest to ``RUN/export``, and what an app takes to ``RUN/app``.
 
@@ -328,6 +353,7 @@ def export(run: Path, *, settings: Sequence[str] = (), on_event: OnEvent = ignor
     bundle(run, on_event=on_event)
 
 
+@_alone
 def bundle(run: Path, *, on_event: OnEvent = ignore) -> None:
     """Write ``RUN/app``, what an app developer copies, from ``RUN/export``; see edgecbam.export.app_bundle."""
     from edgecbam.export import app_bundle
@@ -338,6 +364,7 @@ def bundle(run: Path, *, on_event: OnEvent = ignore) -> None:
         app_bundle.write(folder, run / "export", manifest, about, on_event)
 
 
+@_alone
 def verify(run: Path, *, on_event: OnEvent = ignore) -> "Verification":
     """Run the gates on ``RUN/export`` and write ``RUN/verify``; a failed gate is in the result, not raised.
 
@@ -356,6 +383,7 @@ def verify(run: Path, *, on_event: OnEvent = ignore) -> "Verification":
     return result
 
 
+@_alone
 def benchmark(
     run: Path,
     *,
@@ -515,6 +543,7 @@ def _judge(value: dict[str, Any], options: BenchmarkOptions, problem: str) -> No
         value["gate"] = gate.judge(value, options.fail_if_slower, problem)
 
 
+@_alone
 def report(run: Path, *, on_event: OnEvent = ignore) -> Path:
     """Write ``RUN/report`` from the verification and the benchmark; returns the path of report.md."""
     from edgecbam.benchmarks import model_card
@@ -614,7 +643,8 @@ def layer_costs(run: Path, *, on_event: OnEvent = ignore) -> dict[str, Any]:
     model.load_weights(run / "quantize" / QAT_FILE)
     found = sensitivity.measure(model, samples.images, samples.labels, described, on_event)
     (run / "explain").mkdir(exist_ok=True)
-    told = {"schema_version": 1, "task": manifest.task, **found}
+    version = importlib.metadata.version("tensorflow")
+    told = {"schema_version": 1, "task": manifest.task, "tensorflow": version, **found}
     artifacts.write_json(run / "explain" / "layers.json", told)
     return told
 
@@ -946,6 +976,6 @@ def _prepare_folder(out: Path, recipe: Recipe, *, resume: bool) -> None:
                 f"{out} was begun with another recipe: leave out RECIPE and --set to go on with its own, or --overwrite"
             )
         return
-    if (out / artifacts.RECIPE_FILE).is_file():
-        shutil.rmtree(out)  # train has made sure that the user asked for it
-    artifacts.create_run(out, recipe)
+    with run_lock.hold(out):
+        # train has made sure that the user asked for it
+        artifacts.create_run(out, recipe, replace=(out / artifacts.RECIPE_FILE).is_file())

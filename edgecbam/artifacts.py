@@ -22,7 +22,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from edgecbam import __version__, recipe
+from edgecbam import __version__, recipe, run_lock
 from edgecbam.errors import InputError
 from edgecbam.recipe import Recipe, Task
 
@@ -95,12 +95,31 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not readable JSON ({error}): run the stage that wrote it again") from None
 
 
-def create_run(run: Path, settings: Recipe) -> None:
-    """Make a run folder with its complete recipe; raises InputError unless the folder is new or empty."""
-    run.mkdir(parents=True, exist_ok=True)
-    if any(run.iterdir()):
+def create_run(run: Path, settings: Recipe, replace: bool = False) -> None:
+    """Make a run folder with its complete recipe, whole or not at all.
+
+    Args:
+        run: the folder.
+        settings: the recipe.
+        replace: whether what is in the folder may go.
+
+    Raises:
+        InputError: the folder is neither new nor empty, and not to be replaced.
+    """
+    if not is_vacant(run) and not replace:
         raise InputError(f"{run} is not empty: give another --out")
-    write_whole(run / RECIPE_FILE, recipe.to_toml(settings))
+    text = recipe.to_toml(settings)
+    if run.exists() and not replace:
+        write_whole(run / RECIPE_FILE, text)
+        return
+    with whole_folder(run.resolve()) as folder:
+        write_whole(folder / RECIPE_FILE, text)
+
+
+def is_vacant(run: Path) -> bool:
+    """Whether a run folder can be made there: nothing is in it, but perhaps what a killed process left."""
+    left = {f".{RECIPE_FILE}.partial", run_lock.LOCK_FILE}
+    return not run.exists() or (run.is_dir() and {path.name for path in run.iterdir()} <= left)
 
 
 def load_recipe(run: Path) -> Recipe:
@@ -138,6 +157,11 @@ def stage_folder(run: Path, stage: str, keep: bool = False) -> Iterator[Path]:
     Raises:
         InputError: a parent is missing, stale or altered.
     """
+    with run_lock.hold(run):
+        yield from _locked_stage_folder(run, stage, keep)
+
+
+def _locked_stage_folder(run: Path, stage: str, keep: bool) -> Iterator[Path]:
     parents = {parent: check_stage(run, parent) for parent in PARENTS[stage]}
     partial = partial_folder(run, stage)
     recipe_digest = _recipe_digest(run, stage)  # of the recipe it is made from, whatever is edited meanwhile
@@ -424,7 +448,9 @@ def load_stage(run: Path, stage: str) -> StageRecord:
     """Read ``stage.json`` without checking digests; raises InputError where the stage was not made or is unreadable."""
     old = _old_folder(run / stage)
     if old.exists() and not (run / stage).exists():
-        os.rename(old, run / stage)  # the power went between the two renames of _move_into_place
+        with run_lock.hold(run):
+            if old.exists() and not (run / stage).exists():  # still, now that nobody else works here
+                os.rename(old, run / stage)  # the power went between the two renames of _move_into_place
     path = run / stage / STAGE_FILE
     if not path.is_file():
         load_recipe(run)  # says so where this is no run folder at all

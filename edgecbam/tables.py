@@ -289,7 +289,8 @@ def layer_costs(found: Mapping[str, Any]) -> str:
         for value in (found["int8_score"], found["float_score"])
     )
     note = (
-        f"{found['images']:,} held-out images: int8 {int8}, with every layer float {kept}. Error less: by how much of itself the distance of int8's "
+        f"{found['images']:,} held-out images: int8 {int8}, with every layer float {kept}. "
+        "Error less: by how much of itself the distance of int8's "
         f"{'values' if regression else 'logits'} from the float ones shrinks."
     )
     return f"{table(heads, cells, frozenset(range(1, len(heads))))}\n{fold(note)}"

@@ -17,6 +17,8 @@ from PIL import Image
 from edgecbam import ablation, api, artifacts, cli
 from edgecbam.benchmarks import (
     ablation_table,
+    app_table,
+    layer_table,
     lowering_table,
     onnx_table,
     readme_table,
@@ -125,6 +127,22 @@ def test_the_results_of_ablations_are_those_of_the_committed_reports() -> None:
     assert ablation_table.renew(document, reports) == document
     for name, report in reports.items():
         assert len(report["runs"]) == report["planned_runs"], f"{name} is not finished"
+
+
+def test_what_an_app_costs_is_that_of_the_committed_figures() -> None:
+    document, results = (ROOT / "docs" / "app.md").read_text("utf-8"), ROOT / "benchmarks" / "results"
+    softmax, mediapipe = (
+        artifacts.read_json(results / name) for name in (app_table.SOFTMAX_FILE, app_table.MEDIAPIPE_FILE)
+    )
+    assert app_table.renew(document, softmax, mediapipe) == document
+    assert softmax["protocol"]["name"] != "quick"
+
+
+def test_the_table_of_layers_is_that_of_the_committed_figures() -> None:
+    document = (ROOT / "docs" / "explain.md").read_text("utf-8")
+    found = layer_table.reports(ROOT / "benchmarks" / "results")
+    assert [one["recipe"] for one in found] == ["fashion_resnet20"]
+    assert layer_table.renew(document, found) == document
 
 
 def test_the_table_of_trainings_is_that_of_the_committed_figures() -> None:

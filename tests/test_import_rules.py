@@ -20,6 +20,7 @@ ORDER = [
     "errors",
     "events",
     "recipe",
+    "run_lock",
     "artifacts",
     "metrics",
     "preprocessing",
@@ -45,7 +46,17 @@ ORDER = [
     "__main__",
 ]
 FOR_EXPORT = set(ORDER[: ORDER.index("export") + 1])
-FOR_BENCHMARKS = {"errors", "events", "recipe", "artifacts", "metrics", "preprocessing", "runtimes", "benchmarks"}
+FOR_BENCHMARKS = {
+    "errors",
+    "events",
+    "recipe",
+    "run_lock",
+    "artifacts",
+    "metrics",
+    "preprocessing",
+    "runtimes",
+    "benchmarks",
+}
 HEAVY = {"tensorflow", "tf_keras", "keras", "onnx", "tf2onnx", "onnxruntime", "openvino", "ai_edge_litert"}
 
 

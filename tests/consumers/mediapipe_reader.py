@@ -2,6 +2,7 @@
 
 python mediapipe_reader.py classify MODEL IMAGES.npz OUT.json     rgb [n, h, w, 3] uint8
 python mediapipe_reader.py files MODEL OUT.json IMAGE...          decoded and resized by MediaPipe
+python mediapipe_reader.py version
 python mediapipe_reader.py write PLAIN.tflite OUT.tflite LABEL... metadata by MediaPipe's own schema
 """
 
@@ -74,5 +75,11 @@ def write(plain: str, out: str, *labels: str) -> None:
         archive.writestr("names.txt", "\n".join(labels))
 
 
+def version() -> None:
+    import mediapipe
+
+    sys.stdout.write(f"{mediapipe.__version__}\n")
+
+
 if __name__ == "__main__":
-    {"classify": classify, "files": files, "write": write}[sys.argv[1]](*sys.argv[2:])
+    {"classify": classify, "files": files, "write": write, "version": version}[sys.argv[1]](*sys.argv[2:])

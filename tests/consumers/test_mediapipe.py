@@ -1,57 +1,21 @@
 """MediaPipe's ImageClassifier, which Android and iOS use as well, reads the files of RUN/app without extra code."""
 
-import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mediapipe_scores import ours, reader, table, theirs
 from PIL import Image
 
-from edgecbam import artifacts, preprocessing, runtimes
+from edgecbam import artifacts, preprocessing
 from edgecbam.errors import InputError
 from edgecbam.export import app_model, metadata, tflite
 from tests.export.families import exported
 
 ROOT = Path(__file__).parents[2]
-PYTHON = ROOT / "build" / "mediapipe-env" / "bin" / "python"
-READER = Path(__file__).with_name("mediapipe_reader.py")
 IMAGES = 240
 IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 LABELS = ("Rock, paper", 'the "quoted"', "猫 🐈", "fourth")
-
-
-def reader(*words: object) -> subprocess.CompletedProcess[str]:
-    assert PYTHON.exists(), "run `make test-mediapipe` first"
-    return subprocess.run(
-        [str(PYTHON), str(READER), *map(str, words)], capture_output=True, text=True, timeout=300, check=False
-    )
-
-
-def theirs(model: Path, rgb: np.ndarray, labels: tuple[str, ...], folder: Path) -> np.ndarray:
-    """Scores [n, classes] that MediaPipe gives to images [n, h, w, 3] uint8."""
-    np.savez(folder / "images.npz", rgb=rgb)
-    done = reader("classify", model, folder / "images.npz", folder / "scores.json")
-    assert done.returncode == 0, done.stderr[-2000:]
-    return table(folder / "scores.json", labels)
-
-
-def table(path: Path, labels: tuple[str, ...]) -> np.ndarray:
-    found = json.loads(path.read_text("utf-8"))
-    assert all(set(one) == set(labels) for one in found)  # every label, as it is written
-    return np.array([[one[label] for label in labels] for one in found])
-
-
-def ours(model: Path, rgb: np.ndarray) -> np.ndarray:
-    """Probabilities [n, classes] that LiteRT gives, fed as the metadata of the file says."""
-    session = runtimes.find("litert").open(model, threads=1)
-    found = metadata.read(model.read_bytes(), model.name)
-    assert found is not None
-    (mean,), (std,) = found.normalization() or ((), ())
-    integer = session.inputs[0].dtype == "uint8"
-    given = rgb if integer else ((rgb.astype(np.float32) - np.float32(mean)) / np.float32(std))
-    raw = np.concatenate([session.run([one[None]])[0] for one in given])
-    return runtimes.to_real(raw, session.outputs[0])
 
 
 @pytest.mark.parametrize("name", ["model_uint8.tflite", "model_fp32.tflite", "model_fp16.tflite"])
