@@ -205,8 +205,8 @@ def _finish(partial: Path, final: Path, stage: str, origin: dict[str, Any]) -> N
         **origin,
     }
     write_json(partial / STAGE_FILE, record)
+    (partial / ORIGIN_FILE).unlink()  # from now on the record says it
     _move_into_place(partial, final)
-    (final / ORIGIN_FILE).unlink()
 
 
 def check_stage(run: Path, stage: str) -> str:
@@ -487,10 +487,12 @@ def _files(folder: Path) -> list[str]:
 
 
 def _read_origin(partial: Path) -> Any:
-    try:
-        return read_json(partial / ORIGIN_FILE)
-    except InputError:
-        return None
+    """What unfinished work was begun from; of finished work that was not moved any more, its record says it."""
+    for name in (ORIGIN_FILE, STAGE_FILE):
+        with contextlib.suppress(InputError, KeyError, TypeError):
+            found = read_json(partial / name)
+            return {key: found[key] for key in ("parents", "recipe_digest")}
+    return None
 
 
 def _old_folder(final: Path) -> Path:

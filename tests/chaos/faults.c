@@ -2,8 +2,9 @@
  *
  *   cc -shared -fPIC -O2 -o faults.so faults.c -ldl
  *
- * fault_arm(folder, n, action) counts from then on; n = 0 counts alone. A change is a call that creates, writes, cuts,
- * renames, links, removes or syncs a file, whoever makes it: Python, NumPy, HDF5, TensorFlow.
+ * fault_arm(folder, n, action, copies, every) counts from then on. A change is a call that creates, writes, cuts,
+ * renames, removes or syncs a file, whoever makes it: Python, NumPy, HDF5, TensorFlow. The n-th of them fails or ends
+ * the process; or, before every change whose number divides by `every`, the folder is copied to copies/NUMBER.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,20 +20,28 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <spawn.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-enum { COUNT, KILL, NO_SPACE, IO_ERROR };
+enum { COUNT, KILL, NO_SPACE, IO_ERROR, SNAPSHOT };
 
-static char folder[PATH_MAX];
-static atomic_long calls, target;
+extern char **environ;
+static char folder[PATH_MAX], copies[PATH_MAX];
+static atomic_long calls, target, step;
 static atomic_int action, armed;
 static char last[PATH_MAX + 64];
 
-void fault_arm(const char *below, long n, int what) {
+void fault_arm(const char *below, long n, int what, const char *where, long every) {
   armed = 0;
   snprintf(folder, sizeof folder, "%s", below);
-  calls = 0, target = n, action = what, last[0] = 0;
-  armed = 1;
+  snprintf(copies, sizeof copies, "%s", where);
+  calls = 0;
+  target = n;
+  action = what;
+  step = every;
+  last[0] = 0;
+  armed = below[0] != 0;
 }
 long fault_calls(void) { return calls; }
 const char *fault_last(void) { return last; }
@@ -58,15 +67,23 @@ static int descriptor_below(int fd, char *path) {
   return below(path);
 }
 
+static void copy(long number) {
+  char target_folder[PATH_MAX + 32];
+  snprintf(target_folder, sizeof target_folder, "%s/%ld", copies, number);
+  char *command[] = {"cp", "-a", folder, target_folder, NULL};
+  pid_t child;
+  if (posix_spawnp(&child, "cp", NULL, NULL, command, environ) == 0) waitpid(child, NULL, 0);
+}
+
 /* Whether this call is to fail, with errno set. */
 static int fails(const char *call, const char *path) {
   long number = ++calls;
-  if (getenv("FAULT_LOG")) dprintf(2, "%ld %s %s\n", number, call, path);
+  if (action == SNAPSHOT && number % step == 0) copy(number);
   if (number != target) return 0;
   snprintf(last, sizeof last, "%s %s", call, path);
   if (action == KILL) kill(getpid(), SIGKILL);
   errno = action == IO_ERROR ? EIO : ENOSPC;
-  return action != COUNT;
+  return action == NO_SPACE || action == IO_ERROR;
 }
 
 #define REAL(name) \
@@ -138,7 +155,7 @@ ssize_t writev(int fd, const struct iovec *data, int count) {
 size_t fwrite(const void *data, size_t size, size_t count, FILE *file) {
   REAL(fwrite);
   char path[PATH_MAX];
-  if (armed && file && fileno(file) > 2 && descriptor_below(fileno(file), path) && fails("write", path)) return 0;
+  if (armed && fileno(file) > 2 && descriptor_below(fileno(file), path) && fails("write", path)) return 0;
   return real(data, size, count, file);
 }
 int ftruncate(int fd, off_t size) {
