@@ -15,10 +15,12 @@ import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
+import json
 import math
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,6 +227,7 @@ def _train(recipe: Recipe, out: Path, resume: bool, overwrite: bool, on_event: O
             **_how_right(recipe, final, (result.raw_weights, averaged), dataset, described),
         }
         final.save(folder / MODEL_FILE)
+        _forget_times(folder / MODEL_FILE)
         artifacts.write_json(folder / "split.json", dataset.split)
         artifacts.write_json(folder / "metrics.json", figures)
         artifacts.write_json(folder / "timing.json", {"images_per_second": result.images_per_second})
@@ -767,6 +770,17 @@ def _post_training(run: Path, described: dict[str, Any], batches: CalibrationBat
     quantization.recompute_ranges(model, twin, batches)
     requantization.limit(model)
     return model
+
+
+def _forget_times(model: Path) -> None:
+    """Equal models give equal .keras files: without when each part was written."""
+    with zipfile.ZipFile(model) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    told = {key: value for key, value in json.loads(parts["metadata.json"]).items() if key != "date_saved"}
+    parts["metadata.json"] = json.dumps(told).encode()
+    with zipfile.ZipFile(model, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(zipfile.ZipInfo(name), content)  # as of 1980
 
 
 def _load_float(run: Path) -> Any:

@@ -648,6 +648,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         where = f": {error.filename}" if error.filename else ""
         what = "permission denied" if isinstance(error, PermissionError) else error.strerror or str(error)
         return FAILED, f"{what}{where}"
+    if os.strerror(errno.EIO).lower() in str(error).lower():  # of native libraries, which have no OSError
+        return FAILED, f"the disk failed (input/output error): see to it and {way_on}"
     text = printable(str(error))
     return FAILED, f"internal error: {type(error).__name__}: {text[:300]}; run again with --debug"
 

@@ -7,6 +7,7 @@ and renames it, then the file that names the newest one, then removes the oldest
 these moments leaves a whole checkpoint. The last two are kept.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -102,6 +103,7 @@ class Checkpoints:
         )
         _mend_list(folder)
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=KEPT)
+        _sweep(folder, {Path(path).name for path in self._manager.checkpoints})
         self._seconds = 60.0 * minutes
         self._clock = clock
         self._last_seconds = clock()
@@ -112,7 +114,9 @@ class Checkpoints:
         return self._clock() - self._last_seconds >= self._seconds
 
     def save(self, number: int) -> None:
-        """Write one; every worker must call this at the same step."""
+        """Write one, unless it is there already; every worker must call this at the same step."""
+        if self.last == (self._progress.epochs, self._progress.batches):
+            return
         self._progress.store()
         self._manager.save(checkpoint_number=number)
         self.last = self._progress.epochs, self._progress.batches
@@ -154,6 +158,17 @@ class Checkpoints:
             raise EnvironmentFailure(
                 f"none of the {len(found)} checkpoints in {self.folder} can be read: start anew with --overwrite"
             )
+
+
+def _sweep(folder: Path, kept: set[str]) -> None:
+    """Remove what a killed process left of checkpoints that it had not finished, or not yet removed."""
+    for path in folder.glob("*"):
+        if path.name == "checkpoint" or (path.is_file() and path.name.partition(".")[0] in kept):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _mend_list(folder: Path) -> None:

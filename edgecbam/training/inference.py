@@ -25,7 +25,7 @@ def _inference(model: Any) -> Any:
     """A compiled call in inference mode, traced once for each model."""
     if not hasattr(model, "_edgecbam_inference"):
         signature = [tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)]
-        model._edgecbam_inference = tf.function(
-            lambda images: tf.cast(model(images, training=False), tf.float32), input_signature=signature
-        )
+        call = tf.function(lambda images: tf.cast(model(images, training=False), tf.float32), input_signature=signature)
+        # past Keras, which would make it a part of the model, and so of every checkpoint from now on
+        object.__setattr__(model, "_edgecbam_inference", call)
     return model._edgecbam_inference
