@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from edgecbam import artifacts, run_lock
 from edgecbam.errors import EnvironmentFailure, GateFailed, InputError, MissingPackage
 from edgecbam.events import Event, OnEvent, ignore
-from edgecbam.recipe import DataConfig, Recipe, override, to_toml
+from edgecbam.recipe import DataConfig, Recipe, override, require_trust, to_toml
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +108,7 @@ def run(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    trust: bool = False,
     on_event: OnEvent = ignore,
 ) -> RunResult:
     """All stages: train, quantize, export, verify, benchmark, report.
@@ -118,6 +119,7 @@ def run(
         resume: go on in an existing run folder: train, quantize and export are kept where they are whole and fresh;
             verification and benchmark are run again, on the machine as it is now.
         overwrite: replace an existing run folder.
+        trust: whether code may be imported that the run folder's own recipe names; what ``recipe`` names may always.
         on_event: listener.
 
     Raises:
@@ -129,14 +131,14 @@ def run(
             "TF_CONFIG names several workers, which `edgecbam train` trains on: run that on every machine, then the "
             "other stages on the first one alone, without TF_CONFIG, by `edgecbam run --resume`"
         )
-    folder = train(recipe, out, resume=resume, overwrite=overwrite, on_event=on_event)
+    folder = train(recipe, out, resume=resume, overwrite=overwrite, trust=trust, on_event=on_event)
     with run_lock.hold(folder):
         return _after_training(folder, on_event)
 
 
 def _after_training(folder: Path, on_event: OnEvent) -> RunResult:
     if not artifacts.is_fresh(folder, "quantize"):
-        quantize(folder, on_event=on_event)
+        quantize(folder, trust=True, on_event=on_event)  # train has asked
     if not artifacts.is_fresh(folder, "export"):
         export(folder, on_event=on_event)
     elif not artifacts.is_fresh(folder, "app"):
@@ -155,6 +157,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    trust: bool = False,
     on_event: OnEvent = ignore,
 ) -> Path:
     """Train the float model; ``RUN/train`` holds it with the averaged weights. Arguments as for ``run``.
@@ -163,6 +166,7 @@ def train(
     """
     if recipe is None:
         recipe = artifacts.load_recipe(out)
+        require_trust(recipe, str(out / artifacts.RECIPE_FILE), trust)
     cluster = _cluster(recipe)
     if cluster is None or cluster.is_chief:
         return _train(recipe, out, resume, overwrite, on_event)
@@ -243,8 +247,15 @@ def _train(recipe: Recipe, out: Path, resume: bool, overwrite: bool, on_event: O
 
 
 @_alone
-def quantize(run: Path, *, on_event: OnEvent = ignore) -> None:
-    """Quantization-aware training, continued from the float averages; writes ``RUN/quantize``."""
+def quantize(run: Path, *, trust: bool = False, on_event: OnEvent = ignore) -> None:
+    """Quantization-aware training, continued from the float averages; writes ``RUN/quantize``.
+
+    Args:
+        run: a run folder whose stage train is whole.
+        trust: whether code may be imported that its recipe names.
+        on_event: listener.
+    """
+    require_trust(artifacts.load_recipe(run), str(run / artifacts.RECIPE_FILE), trust)
     artifacts.check_stage(run, "train")
     _require_tensorflow("quantization-aware training")
     from edgecbam import quantization, requantization, training
@@ -787,8 +798,16 @@ def _load_float(run: Path) -> Any:
     import tf_keras as keras
 
     import edgecbam.models  # noqa: F401  registers the layer classes that the file names
+    from edgecbam.runtimes import keras_file
 
-    return keras.models.load_model(run / "train" / MODEL_FILE, compile=False)
+    path = run / "train" / MODEL_FILE
+    content = keras_file.read(path)
+    if content.foreign or content.code:
+        named = ", ".join(content.foreign) or "a Lambda layer"
+        raise InputError(
+            f"{path} names code ({named}) that edgecbam does not write: the run folder is not to be trusted"
+        )
+    return keras.models.load_model(path, compile=False, safe_mode=True)
 
 
 def _sample_count(recipe: Recipe, dataset: "Dataset") -> int:

@@ -17,13 +17,13 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecbam import __version__
+from edgecbam import __version__, containment
 from edgecbam.console import fold, printable
 from edgecbam.errors import EdgeCbamError, EnvironmentFailure, GateFailed, InputError
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgecbam.api import Prediction
     from edgecbam.recipe import Recipe
 
+CONTAINED = ("verify", "predict", "inspect", "explain")  # they open model files in this process
 DONE, GATE_FAILED, BAD_INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 GO_ON = "go on with: "
 
@@ -59,6 +60,9 @@ ExportSetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Export it differently: --set export.profile=reference."),
 ]
 SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be read.")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Let a recipe out of a file name code: train.loss=module:name.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -82,6 +86,7 @@ def run(
     overwrite: OverwriteOption = False,
     assignments: SetOption = None,
     skip_bad: SkipBadOption = False,
+    trust: TrustOption = False,
 ) -> int:
     """Run all stages from images to the report.
 
@@ -89,7 +94,7 @@ def run(
     """
     from edgecbam import api, console, tables
 
-    settings, folder = _plan(recipe, data, out, resume, overwrite, assignments, skip_bad)
+    settings, folder = _plan(recipe, data, out, resume, overwrite, assignments, skip_bad, trust)
     with _to_go_on("run", folder), console.shown_events() as on_event:
         result = api.run(settings, folder, resume=resume, overwrite=overwrite, on_event=on_event)
     say(tables.results_table(result.report))
@@ -108,6 +113,7 @@ def train(
     overwrite: OverwriteOption = False,
     assignments: SetOption = None,
     skip_bad: SkipBadOption = False,
+    trust: TrustOption = False,
 ) -> int:
     """Train the float model alone.
 
@@ -115,7 +121,7 @@ def train(
     """
     from edgecbam import api, console
 
-    settings, folder = _plan(recipe, data, out, resume, overwrite, assignments, skip_bad)
+    settings, folder = _plan(recipe, data, out, resume, overwrite, assignments, skip_bad, trust)
     with _to_go_on("train", folder), console.shown_events() as on_event:
         api.train(settings, folder, resume=resume, overwrite=overwrite, on_event=on_event)
     say(f"trained: {folder / 'train'}; next: edgecbam quantize {shlex.quote(str(folder))}")
@@ -123,12 +129,12 @@ def train(
 
 
 @app.command()
-def quantize(run: RunArgument) -> int:
+def quantize(run: RunArgument, trust: TrustOption = False) -> int:
     """Train a run's model on with quantization in the loop."""
     from edgecbam import api, console
 
     with console.shown_events() as on_event:
-        api.quantize(run, on_event=on_event)
+        api.quantize(run, trust=trust, on_event=on_event)
     say(f"quantized: {run / 'quantize'}; next: edgecbam export {shlex.quote(str(run))}")
     return DONE
 
@@ -418,6 +424,7 @@ def ablate(
         bool | None, typer.Option("--benchmark/--no-benchmark", help="Whether to measure latency; else yes.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep what is whole in --out, and go on.")] = False,
+    trust: TrustOption = False,
 ) -> int:
     """Tell what attention, averaging, decay and int8 are worth.
 
@@ -426,6 +433,7 @@ def ablate(
     from edgecbam import ablation, console, tables
 
     plan, folder = _ablation(recipe, data, out, seeds, factors, attention, assignments, benchmark, resume)
+    _ask_for_trust(plan.recipe, recipe or str(out), assignments or [], trust)
     with _to_go_on("ablate", folder, ablation.PLAN_FILE), console.shown_events() as on_event:
         report = ablation.run(plan, folder, resume=resume, on_event=on_event)
     say(tables.ablation_text(report))
@@ -494,6 +502,7 @@ def _plan(
     overwrite: bool,
     assignments: list[str] | None,
     skip_bad: bool,
+    trust: bool,
 ) -> "tuple[Recipe, Path]":
     """The recipe with everything the command line changes in it, and the run folder."""
     from edgecbam import api, artifacts
@@ -512,7 +521,16 @@ def _plan(
         settings = recipes.override(artifacts.load_recipe(out), tuple(changes))
     else:
         settings = recipes.load(recipe_name or recipes.DEFAULT_RECIPE, tuple(changes))
+    _ask_for_trust(settings, recipe_name or str(out), changes, trust)
     return settings, out if out is not None else api.default_out(settings)
+
+
+def _ask_for_trust(settings: "Recipe", where: str, changes: Sequence[str], trust: bool) -> None:
+    """Refuse code that only a file names; what was typed after --set is the user's own."""
+    from edgecbam import recipe as recipes
+
+    typed = any(change.partition("=")[0].strip() == "train.loss" for change in changes)
+    recipes.require_trust(settings, where, trust or typed)
 
 
 def _anchored(data: str) -> str:
@@ -681,8 +699,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]  # so that it may stand anywhere
     if arguments is None:
         _set_up_process(debug)
+        if words[:1] and words[0] in CONTAINED:
+            return _answer(
+                lambda: containment.run(lambda: _answer(lambda: _invoke(list(words)), words, debug), words[0]),
+                words,
+                debug,
+            )
+    return _answer(lambda: _invoke(list(words)), words, debug)
+
+
+def _answer(work: Callable[[], int], words: list[str], debug: bool) -> int:
+    """The exit code of something; its error in one line on stderr."""
     try:
-        return _invoke(list(words))
+        return work()
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, BrokenPipeError) and "--help" in words:  # its reader has gone
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

@@ -293,6 +293,16 @@ def shipped() -> list[str]:
     return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
+def require_trust(recipe: Recipe, where: str, trust: bool) -> None:
+    """Refuse to import what a recipe out of a file names, unless the user trusts it.
+
+    Raises:
+        InputError: ``train.loss`` is an import path and ``trust`` is False.
+    """
+    if ":" in recipe.train.loss and not trust:
+        raise InputError(f"{where} would run code, train.loss = {recipe.train.loss!r}: if you know it, add --trust")
+
+
 def load(name_or_path: str, assignments: tuple[str, ...] = ()) -> Recipe:
     """Load a shipped recipe by name or a TOML file by path, then apply ``section.key=value`` assignments.
 

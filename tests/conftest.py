@@ -64,3 +64,18 @@ def resign() -> Callable[[Path, str], None]:
             artifacts.write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, name: entry}))
 
     return sign
+
+
+@pytest.fixture
+def resign_stage() -> Callable[[Path, str], None]:
+    """Make an altered file of a stage look whole: its digest goes into stage.json."""
+    import json
+
+    from edgecbam import artifacts
+
+    def sign(folder: Path, name: str) -> None:
+        record = json.loads((folder / artifacts.STAGE_FILE).read_text())
+        record["files"][name] = artifacts.sha256_file(folder / name)
+        (folder / artifacts.STAGE_FILE).write_text(json.dumps(record))
+
+    return sign

@@ -20,9 +20,9 @@ from edgecbam.events import Event
 from edgecbam.recipe import Recipe
 
 COMMANDS = {
-    "run": ["--data", "--out", "--resume", "--overwrite", "--set", "--skip-bad"],
-    "train": ["--data", "--out", "--resume", "--overwrite", "--set", "--skip-bad"],
-    "quantize": [],
+    "run": ["--data", "--out", "--resume", "--overwrite", "--set", "--skip-bad", "--trust"],
+    "train": ["--data", "--out", "--resume", "--overwrite", "--set", "--skip-bad", "--trust"],
+    "quantize": ["--trust"],
     "export": ["--set"],
     "verify": [],
     "benchmark": [
@@ -35,7 +35,7 @@ COMMANDS = {
     "inspect": ["--json"],
     "explain": ["--out", "--layers", "--json"],
     "demo": ["--port"],
-    "ablate": ["--data", "--out", "--seeds", "--factors", "--attention", "--set", "--benchmark", "--resume"],
+    "ablate": ["--data", "--out", "--seeds", "--factors", "--attention", "--set", "--benchmark", "--resume", "--trust"],
     "doctor": ["--json"],
 }
 
@@ -220,7 +220,7 @@ def test_export_passes_settings_on(calls: Calls) -> None:
 @pytest.mark.parametrize("command", ["quantize", "verify", "report"])
 def test_a_stage_alone_takes_the_run_folder(calls: Calls, command: str) -> None:
     assert cli.main([command, "my run"]) == 0
-    assert calls[command] == ((Path("my run"),), {})
+    assert calls[command] == ((Path("my run"),), {"trust": False} if command == "quantize" else {})
 
 
 def test_benchmark_of_a_run_leaves_to_its_recipe_what_is_not_said(calls: Calls, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ ORDER = [
     "console",
     "tables",
     "doctor",
+    "containment",
     "cli",
     "__main__",
 ]

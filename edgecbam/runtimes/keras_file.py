@@ -15,6 +15,7 @@ from typing import Any
 from edgecbam.errors import InputError
 
 _OURS = "edgecbam"
+MAX_CONFIG, MAX_TOTAL = 64 * 2**20, 4 * 2**30  # bytes, unpacked; ResNet-152's configuration has 0.2 MiB
 _CODE = ("Lambda", "__lambda__")  # class names of Python functions that are kept as byte code
 
 
@@ -36,16 +37,21 @@ class KerasContent:
 
 
 def read(path: Path) -> KerasContent:
-    """Read a file; raises InputError where it is damaged or no .keras file."""
+    """Read a file; raises InputError where it is damaged, unpacks to too much or is no .keras file."""
     try:
         with zipfile.ZipFile(path) as file:
+            sizes = {info.filename: info.file_size for info in file.infolist()}
+            large = max(sizes.get("config.json", 0), sizes.get("metadata.json", 0)) > MAX_CONFIG
+            if large or sum(sizes.values()) > MAX_TOTAL:
+                raise InputError(f"{path} unpacks to {sum(sizes.values()):,} bytes, more than edgecbam reads")
             damaged = file.testzip()
             if damaged is not None:
                 raise InputError(f"{path} is damaged: the checksum of {damaged} is wrong")
             version = str(json.loads(file.read("metadata.json"))["keras_version"])
             config = json.loads(file.read("config.json"))
             file.getinfo("model.weights.h5")
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, NotImplementedError, EOFError, OSError):
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, RuntimeError, EOFError, OSError):
+        # RuntimeError: encrypted, deeply nested, or compressed in an unknown way
         raise InputError(f"{path} is damaged or no .keras model") from None
     named = list(_classes(config))
     foreign = {f"{module}.{name}" for module, name in named if _package(module) not in ("keras", "builtins", _OURS)}

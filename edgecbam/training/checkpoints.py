@@ -103,7 +103,7 @@ class Checkpoints:
         )
         _mend_list(folder)
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=KEPT)
-        _sweep(folder, {Path(path).name for path in self._manager.checkpoints})
+        self._sweep()
         self._seconds = 60.0 * minutes
         self._clock = clock
         self._last_seconds = clock()
@@ -121,6 +121,20 @@ class Checkpoints:
         self._manager.save(checkpoint_number=number)
         self.last = self._progress.epochs, self._progress.batches
         self._last_seconds = self._clock()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left of checkpoints that it had not finished, or not wholly removed."""
+        kept = {
+            path.name for path in map(Path, self._manager.checkpoints) if path.with_name(f"{path.name}.index").exists()
+        }
+        for path in self.folder.glob("*"):
+            if path.name == "checkpoint" or (path.is_file() and path.name.partition(".")[0] in kept):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def restore(self, tell: Callable[[str], None]) -> bool:
         """Go back to the newest one that can be read, on all workers; returns whether there was any.
@@ -160,15 +174,14 @@ class Checkpoints:
             )
 
 
-def _sweep(folder: Path, kept: set[str]) -> None:
-    """Remove what a killed process left of checkpoints that it had not finished, or not yet removed."""
-    for path in folder.glob("*"):
-        if path.name == "checkpoint" or (path.is_file() and path.name.partition(".")[0] in kept):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _is_whole(path: Path) -> bool:
+    try:
+        reader = tf.train.load_checkpoint(str(path))
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except (*_UNREADABLE, ValueError):
+        return False
+    return True
 
 
 def _mend_list(folder: Path) -> None:
@@ -180,6 +193,8 @@ def _mend_list(folder: Path) -> None:
     if state is not None and state.model_checkpoint_path:
         return
     numbered = {int(path.stem.rpartition("-")[2]): path for path in folder.glob("ckpt-*.index")}
+    if not (folder / "checkpoint").exists():  # the first one was just being written, or is whole
+        numbered = {number: path for number, path in numbered.items() if _is_whole(path.with_suffix(""))}
     kept = [numbered[number] for number in sorted(numbered)][-KEPT:]
     if kept:
         times = [path.stat().st_mtime for path in kept]
