@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecbam import __version__, artifacts, runtimes
+from edgecbam import __version__, array_file, artifacts, runtimes
 from edgecbam.errors import InputError
 from edgecbam.events import Event, OnEvent, ignore
 
@@ -133,9 +133,8 @@ def read_report(folder: Path) -> dict[str, Any]:
     if problem:
         raise InputError(f"{folder / REPORT_FILE} is no whole report of this edgecbam ({problem}): measure anew")
     try:
-        with np.load(folder / RAW_FILE, allow_pickle=False) as file:
-            report[RAW_KEY] = {key: file[key] for key in file.files}
-    except Exception:  # whatever zipfile, zlib and NumPy make of a file that is none of theirs
+        report[RAW_KEY] = array_file.load(folder / RAW_FILE)
+    except (OSError, ValueError):
         raise InputError(f"{folder / RAW_FILE} is missing or damaged: measure into another --out") from None
     return dict(report)
 

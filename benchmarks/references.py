@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import edgecbam
-from edgecbam import runtimes
+from edgecbam import array_file, runtimes
 from edgecbam.errors import InputError, MissingPackage
 from edgecbam.runtimes import CannotRun, Session, TensorInfo, check_file, onnx_file
 from edgecbam.runtimes.session import one_line
@@ -88,9 +88,8 @@ def _ask(model: Path, target: Path, seed: int, shapes: Mapping[str, tuple[int, .
 def load_inputs(path: Path, infos: Sequence[TensorInfo]) -> list[list[np.ndarray]]:
     """Sets of real inputs from an .npz file; raises InputError where it does not hold what the model takes."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except Exception as error:  # whatever zipfile, zlib and NumPy make of a file that is none of theirs
+        arrays = array_file.load(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read the inputs {path}: {one_line(error)}") from None
     missing = [info.name for info in infos if info.name not in arrays]
     if missing:

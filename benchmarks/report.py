@@ -5,14 +5,13 @@ others with its reason, and the machine, the versions, the threads and the numbe
 them a number is no result.
 """
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgecbam import artifacts
+from edgecbam import array_file, artifacts
 from edgecbam.errors import InputError
 
 from . import charts, html_page, report_schema, svg, wording
@@ -237,11 +236,10 @@ def _sections(
 
 def _read_samples(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+        return array_file.load(path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run `edgecbam benchmark` again") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError):
         raise InputError(f"{path} is damaged: run `edgecbam benchmark` again") from None
 
 

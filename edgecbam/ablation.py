@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgecbam import api, artifacts
+from edgecbam import api, array_file, artifacts
 from edgecbam import recipe as recipes
 from edgecbam.benchmarks import ablation_comparisons as comparisons
 from edgecbam.benchmarks import ablation_table, environment
@@ -539,8 +539,7 @@ def _report(
     for arm, seed in records:
         path = _record_file(out, arm, seed).with_suffix(".npz")
         if records[arm, seed]["status"] == "ok":
-            with np.load(path, allow_pickle=False) as arrays:
-                correct[arm.name, seed] = dict(arrays)
+            correct[arm.name, seed] = array_file.load(path)
     asked = comparisons.questions(arms, plan.factors, plan.base.name)
     answers = [comparisons.compare(question, runs, correct) for question in asked]
     images = ("train_images", "validation_images", "test_images", "data_digest", "precision")

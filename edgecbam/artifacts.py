@@ -13,8 +13,6 @@ import math
 import os
 import shutil
 import tomllib
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from edgecbam import __version__, recipe, run_lock
+from edgecbam import __version__, array_file, recipe, run_lock
 from edgecbam.errors import InputError
 from edgecbam.recipe import Recipe, Task
 
@@ -169,6 +167,8 @@ def _locked_stage_folder(run: Path, stage: str, keep: bool) -> Iterator[Path]:
     if partial.exists() and not (keep and _read_origin(partial) == origin):
         shutil.rmtree(partial)  # begun from another parent or recipe, or not to be gone on in
     partial.mkdir(exist_ok=True)
+    for left in partial.rglob(".*.partial"):  # of a file that was just being written when the process was killed
+        left.unlink()
     write_json(partial / ORIGIN_FILE, origin)
     try:
         yield partial
@@ -385,9 +385,8 @@ def load_int8_outputs(folder: Path) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            outputs = np.asarray(arrays[INT8_OUTPUTS])
-    except (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        outputs = array_file.load(path)[INT8_OUTPUTS]
+    except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not readable ({error}): run `edgecbam verify` again") from None
     if outputs.ndim != 2 or outputs.dtype != np.int8:
         raise InputError(f"{path}: outputs must be [n, k] int8: run `edgecbam verify` again")
@@ -404,11 +403,11 @@ def load_samples(folder: Path) -> Samples:
     """Read ``samples.npz`` without unpickling; raises InputError where it is missing or broken."""
     path = folder / SAMPLES_FILE
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            samples = Samples(**{f.name: arrays[f.name] for f in dataclasses.fields(Samples)})
+        arrays = array_file.load(path)
+        samples = Samples(**{f.name: arrays[f.name] for f in dataclasses.fields(Samples)})
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run `edgecbam export` again") from None
-    except (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not readable ({error}): run `edgecbam export` again") from None
     if samples.images.ndim != 4 or samples.images.dtype != np.uint8:
         raise InputError(f"{path}: images must be [n, height, width, channels] uint8: run `edgecbam export` again")

@@ -125,15 +125,7 @@ def _table(app: Path) -> dict[str, bytes | Path]:
     if not (web / web_page.PAGE_FILE).is_file():
         raise InputError(f"{app} has no page: run `edgecbam export {app.parent}` again")
     told = artifacts.read_json(web / web_page.PAGE_FILE)
-    try:
-        names = [sample["file"] for sample in told["samples"]]
-        good = all(isinstance(name, str) and _SAMPLE.fullmatch(name) for name in names) and len(names) <= MAX_SAMPLES
-    except (KeyError, TypeError):
-        good = False
-    if not good:
-        raise InputError(
-            f"{web / web_page.PAGE_FILE} is not what edgecbam writes: run `edgecbam export {app.parent}` again"
-        )
+    names = samples(web / web_page.PAGE_FILE)
     table: dict[str, bytes | Path] = {
         f"/{web_page.FOLDER}/{name}": content for name, content in web_page.files().items()
     }
@@ -144,6 +136,19 @@ def _table(app: Path) -> dict[str, bytes | Path]:
         table[f"/{name}"] = _read(app / name)
     json.loads(table["/manifest.json"])  # type: ignore[arg-type]
     return table
+
+
+def samples(page: Path) -> list[str]:
+    """The files that a page.json names; raises InputError where one is none of samples/."""
+    told = artifacts.read_json(page)
+    try:
+        names = [sample["file"] for sample in told["samples"]]
+        good = all(isinstance(name, str) and _SAMPLE.fullmatch(name) for name in names) and len(names) <= MAX_SAMPLES
+    except (KeyError, TypeError):
+        good = False
+    if not good:
+        raise InputError(f"{page} is not what edgecbam writes: run `edgecbam export {page.parents[2]}` again")
+    return names
 
 
 def _read(path: Path) -> bytes:
