@@ -100,5 +100,7 @@ def _opened(path: Path, name: str) -> dict[str, Any]:
             "outputs": [dataclasses.asdict(tensor) for tensor in session.outputs],
         }
         return {**ends, "placement": session.placement(), "unopened": None}
+    except runtimes.CannotRun as error:
+        return {**ends, "placement": None, "unopened": str(error)}
     finally:
         session.close()

@@ -27,12 +27,15 @@ def read(content: bytes, where: str) -> FileContents:
     types, codes = names(schema.TensorType), names(schema.BuiltinOperator)
     tensors: dict[str, list[str]] = {}
     ops: Counter[str] = Counter()
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            tensors.setdefault(types[tensor.type], []).append(tensor.name.decode("utf-8", "replace"))
-        for op in graph.operators:
-            code = model.operatorCodes[op.opcodeIndex]
-            ops[codes[max(code.builtinCode, code.deprecatedBuiltinCode)]] += 1
+    try:
+        for graph in model.subgraphs:
+            for tensor in graph.tensors:
+                tensors.setdefault(types[tensor.type], []).append(tensor.name.decode("utf-8", "replace"))
+            for op in graph.operators:
+                code = model.operatorCodes[op.opcodeIndex]
+                ops[codes[max(code.builtinCode, code.deprecatedBuiltinCode)]] += 1
+    except (AttributeError, IndexError, KeyError, TypeError) as error:  # a part that is missing, or points nowhere
+        raise InputError(f"{where} is damaged ({type(error).__name__}: {error}): export it again") from None
     return FileContents({dtype: tuple(found) for dtype, found in sorted(tensors.items())}, dict(sorted(ops.items())))
 
 
@@ -52,7 +55,7 @@ def converter_minimum(content: bytes, where: str) -> str | None:
     """The runtime that the converter wrote into the file: ``TFLite 2.3.0, says its converter``; None for nothing."""
     model = parse(content, where)
     for entry in model.metadata or []:
-        if entry.name == b"min_runtime_version" and 0 <= entry.buffer < len(model.buffers):
+        if entry.name == b"min_runtime_version" and 0 <= entry.buffer < len(model.buffers or []):
             data = model.buffers[entry.buffer].data
             version = b"" if data is None else bytes(data).rstrip(b"\0")
             return f"TFLite {version.decode('ascii', 'replace')}, says its converter" if version else None

@@ -41,10 +41,16 @@ class _LiteRtSession:
             self._interpreter.set_tensor(index, array)
 
     def invoke(self) -> None:
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:  # a damaged file, or a kernel that refuses these values
+            raise CannotRun(f"LiteRT does not get through the model: {one_line(error)}") from error
 
     def outputs_now(self) -> list[np.ndarray]:
-        return [self._interpreter.get_tensor(index) for index in self._output_indices]
+        try:
+            return [self._interpreter.get_tensor(index) for index in self._output_indices]
+        except ValueError as error:  # an output that nothing makes
+            raise CannotRun(f"LiteRT gives no output: {one_line(error)}") from error
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         self.prepare(arrays)
@@ -53,7 +59,10 @@ class _LiteRtSession:
 
     def placement(self) -> dict[str, Any]:
         """``xnnpack_partitions``: how many delegate calls; ``ops_outside``: names of the ops that stayed outside."""
-        running = _running_ops(self._interpreter._get_ops_details(), self._output_indices)
+        try:
+            running = _running_ops(self._interpreter._get_ops_details(), self._output_indices)
+        except UnicodeDecodeError:
+            raise CannotRun("LiteRT cannot name the tensors of the model: one of the names is no UTF-8") from None
         return {
             "delegate": "xnnpack" if "DELEGATE" in running else None,
             "device": "cpu",
@@ -102,7 +111,11 @@ def _open(model: Path, threads: int, device: str, shapes: Shapes | None, resolve
         raise CannotRun(f"LiteRT cannot run {model.name}: {one_line(error)}") from error
     except RuntimeError as error:
         raise CannotRun(f"LiteRT cannot run {model.name}: {one_line(error)}") from error
-    details = {detail["name"]: detail for detail in interpreter.get_input_details()}
+    try:
+        details = {detail["name"]: detail for detail in interpreter.get_input_details()}
+        interpreter.get_output_details()
+    except UnicodeDecodeError:
+        raise InputError(f"{model} is damaged: the name of an input or output is no UTF-8") from None
     wanted = check_shapes([tensor_info(detail) for detail in details.values()], shapes)
     try:
         for name, shape in wanted.items():

@@ -72,7 +72,10 @@ class _OnnxRuntimeSession:
         self._binding = binding
 
     def invoke(self) -> None:
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # of ONNX Runtime's own kinds
+            raise CannotRun(f"ONNX Runtime does not get through the model: {one_line(error)}") from error
 
     def outputs_now(self) -> list[np.ndarray]:
         # numpy() looks into memory that the next run overwrites

@@ -125,9 +125,8 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Remove what a killed process left of checkpoints that it had not finished, or not wholly removed."""
-        kept = {
-            path.name for path in map(Path, self._manager.checkpoints) if path.with_name(f"{path.name}.index").exists()
-        }
+        last = map(Path, self._manager.checkpoints[-KEPT:])  # the list has one more while a checkpoint is replaced
+        kept = {path.name for path in last if path.with_name(f"{path.name}.index").exists()}
         for path in self.folder.glob("*"):
             if path.name == "checkpoint" or (path.is_file() and path.name.partition(".")[0] in kept):
                 continue
