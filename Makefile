@@ -4,12 +4,16 @@
 #   make test      all tests
 #   make lint      ruff and mypy
 #   make format    lay out the code
-#   make lock      renew constraints.txt
+#   make lock      renew constraints.txt, and locks/ with the digests of every file
+#   make hashes    renew locks/ alone
 #   make bench-lowering  what CBAM costs, plain and lowered; writes benchmarks/results/lowering.json
 #   make bench-onnx  what the ONNX files are worth beside others; writes benchmarks/results/onnx.json
 #   make bench-ablation  what attention, averaging, decay and int8 are worth; writes benchmarks/results/ablation.json
 #   make bench-training  training beside a plain tf_keras fit; writes benchmarks/results/training_speed_*.json
 #   make bench-full  the trainings of docs/results.md, hours; writes benchmarks/results/training_*_seed_*.json
+#   make chaos     crashes and faults at every write, kills at random; writes benchmarks/results/chaos.json
+#   make soak      half an hour of benchmark sessions; writes benchmarks/results/soak.json
+#   make fuzz      ten minutes of fuzzing; writes benchmarks/results/fuzz.json
 #   make bench-app  what SOFTMAX in int8 and MediaPipe's resizing cost; writes two files of benchmarks/results
 #   make bench-layers  what each layer costs in int8; writes benchmarks/results/layers_*.json
 #   make bench-trust  how far the benchmark can be trusted: the next three and docs/trust.md
@@ -42,11 +46,14 @@ KOTLIN := build/kotlin
 KOTLIN_PINS := tests/consumers/kotlin
 WEBGPU_ENV := build/webgpu-env
 WEBGPU_PINS := tests/runtimes/gpu_constraints.txt
+UV := uv==0.13.9
+HASHES = "$(LOCK_ENV)/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+  --no-header --native-tls
 MEDIAPIPE_ENV := build/mediapipe-env
 MEDIAPIPE_PINS := tests/consumers/mediapipe_requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu test-mediapipe test-compilers test-kotlin lint types format lock bench-lowering bench-onnx bench-ablation bench-training bench-full bench-layers bench-app bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
+.PHONY: help setup demo test test-data test-ssh test-web test-page test-gpu test-mediapipe test-compilers test-kotlin chaos soak fuzz lint types format lock hashes bench-lowering bench-onnx bench-ablation bench-training bench-full bench-layers bench-app bench-trust bench-coverage bench-tools bench-sessions runtime-models prove-runtimes prove-runtimes-arm64 prove-saturation clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -77,12 +84,13 @@ define FIND_PYTHON
 	fi
 endef
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml locks/dev.txt
 	@$(FIND_PYTHON); \
 	echo "make: setting up $(VENV) with $$($$python --version); this downloads about 1 GB once"; \
 	[ -x "$(BIN)/python" ] && "$(BIN)/python" -m pip --version >/dev/null 2>&1 || \
 	  { rm -rf "$(VENV)" && $$python -m venv "$(VENV)"; }
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch "$(READY)"
 
 demo: $(READY)
@@ -154,23 +162,23 @@ test-gpu: $(READY)
 	"$(BIN)/python" -c 'import ctypes; ctypes.CDLL("libvulkan.so.1")' >/dev/null 2>&1 || missing="libvulkan1"; \
 	[ -e /usr/lib/chromium/libvk_swiftshader.so ] || missing="$$missing chromium-common"; \
 	$(call INSTALL,the tests on an emulated GPU)
-	@if ! cat pyproject.toml constraints.txt "$(WEBGPU_PINS)" | cmp -s - "$(WEBGPU_ENV)/.ready"; then \
+	@if ! cat pyproject.toml locks/webgpu.txt | cmp -s - "$(WEBGPU_ENV)/.ready"; then \
 	  echo "make: setting up $(WEBGPU_ENV), for the tests of ONNX Runtime's WebGPU build"; \
 	  rm -rf "$(WEBGPU_ENV)" && "$(BIN)/python" -m venv "$(WEBGPU_ENV)" && \
-	  "$(WEBGPU_ENV)/bin/python" -m pip install --quiet --disable-pip-version-check \
-	    -c constraints.txt -c "$(WEBGPU_PINS)" -e '.[onnxruntime-webgpu]' && \
-	  cat pyproject.toml constraints.txt "$(WEBGPU_PINS)" > "$(WEBGPU_ENV)/.ready" || \
+	  "$(WEBGPU_ENV)/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/webgpu.txt && \
+	  "$(WEBGPU_ENV)/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . && \
+	  cat pyproject.toml locks/webgpu.txt > "$(WEBGPU_ENV)/.ready" || \
 	    echo "make: could not set up $(WEBGPU_ENV): the tests of ONNX Runtime's WebGPU build will fail" >&2; \
 	fi
 
 # Google's MediaPipe, which reads the metadata of RUN/app as phones do. It wants an absl-py that TensorFlow Model
 # Optimization does not: an environment for itself, with OpenCV's system libraries.
 test-mediapipe: $(READY)
-	@if ! cmp -s "$(MEDIAPIPE_PINS)" "$(MEDIAPIPE_ENV)/.ready"; then \
+	@if ! cmp -s locks/mediapipe.txt "$(MEDIAPIPE_ENV)/.ready"; then \
 	  echo "make: setting up $(MEDIAPIPE_ENV), for the tests of MediaPipe"; \
 	  rm -rf "$(MEDIAPIPE_ENV)" && "$(BIN)/python" -m venv "$(MEDIAPIPE_ENV)" && \
-	  "$(MEDIAPIPE_ENV)/bin/python" -m pip install --quiet --disable-pip-version-check -r "$(MEDIAPIPE_PINS)" && \
-	  cp "$(MEDIAPIPE_PINS)" "$(MEDIAPIPE_ENV)/.ready" || \
+	  "$(MEDIAPIPE_ENV)/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/mediapipe.txt && \
+	  cp locks/mediapipe.txt "$(MEDIAPIPE_ENV)/.ready" || \
 	    echo "make: could not set up $(MEDIAPIPE_ENV): the tests of MediaPipe will fail" >&2; \
 	fi
 	@missing=; \
@@ -223,6 +231,17 @@ lock:
 	"$(LOCK_ENV)/bin/python" -m pip install --quiet --dry-run --ignore-installed --report build/lock.json '.[all,dev]'
 	@{ sed '/^[^#]/,$$d' constraints.txt; "$(LOCK_ENV)/bin/python" -c "$$PRINT_LOCK" build/lock.json; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt
+	@$(MAKE) hashes
+
+# The digests of every file of the pinned versions, for every platform: what pip is to refuse cannot be installed.
+hashes:
+	@$(FIND_PYTHON); [ -d "$(LOCK_ENV)" ] || $$python -m venv "$(LOCK_ENV)"
+	"$(LOCK_ENV)/bin/python" -m pip install --quiet --disable-pip-version-check $(UV)
+	mkdir -p locks
+	$(HASHES) --extra all --extra dev -c constraints.txt pyproject.toml -o locks/dev.txt
+	echo setuptools > build/webgpu.in
+	$(HASHES) --extra onnxruntime-webgpu -c constraints.txt -c "$(WEBGPU_PINS)" pyproject.toml build/webgpu.in -o locks/webgpu.txt
+	$(HASHES) "$(MEDIAPIPE_PINS)" -o locks/mediapipe.txt
 
 define PRINT_LOCK
 import json, re, sys
@@ -256,6 +275,20 @@ bench-full: $(READY) test-data
 	  "$(BIN)/edgecbam" run $$how --out runs/$$name || exit; \
 	done
 	"$(BIN)/python" -m edgecbam.benchmarks.trainings benchmarks/results docs/results.md runs/fashion_small runs/fashion_resnet20
+
+# An hour or two: every change of a file in every stage, 200 kills.
+chaos: $(READY) test-compilers
+	"$(BIN)/python" tests/chaos/crashes.py benchmarks/results/chaos.json $(ARGS)
+
+# Half an hour of benchmark sessions: what they leave behind.
+soak: $(READY)
+	"$(BIN)/python" tests/chaos/soak.py benchmarks/results/soak.json 30
+
+# Ten minutes: eight of atheris on our parsers, two of damaged files in the runtimes.
+fuzz: $(READY)
+	rm -rf build/fuzz
+	"$(BIN)/python" tests/fuzz/fuzz.py all 480 build/fuzz
+	"$(BIN)/python" tests/fuzz/native.py build/fuzz/native.json 120
 
 # Wants a quiet machine.
 bench-app: $(READY) $(DEMO)/stage.json test-mediapipe

@@ -155,6 +155,28 @@ def test_the_constraints_pin_every_direct_requirement_inside_its_range() -> None
             assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement.name
 
 
+@pytest.mark.parametrize("name", ["dev", "webgpu", "mediapipe"])
+def test_every_package_is_locked_by_digests_at_its_pinned_version(name: str) -> None:
+    text = (ROOT / "locks" / f"{name}.txt").read_text("utf-8")
+    assert "://" not in text, "packages come from the index alone"
+    blocks = re.split(r"\n(?=\S)", text.strip())
+    found = {}
+    for block in blocks:
+        head = re.fullmatch(r"([a-z0-9.-]+)==(\S+)( ; .*?)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)", block)
+        assert head, block[:200]
+        found[head[1]] = head[2]
+    pins = {}
+    for path in ("constraints.txt", "tests/runtimes/gpu_constraints.txt", "tests/consumers/mediapipe_requirements.txt"):
+        lines = (ROOT / path).read_text("utf-8").splitlines()
+        if (name == "mediapipe") == ("mediapipe" in path):
+            pins |= dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    # what only other systems need is in no list of pins
+    assert {package: version for package, version in found.items() if pins.get(package, version) != version} == {}
+    assert len(set(found) & set(pins)) >= len(found) - 2
+    direct = PYPROJECT["project"]["optional-dependencies"]["dev"] if name == "dev" else []
+    assert {canonicalize_name(Requirement(line).name) for line in direct} - {"edgecbam"} <= set(found)
+
+
 def test_every_hook_before_a_commit_is_local() -> None:
     text = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
     assert re.findall(r"repo: (\S+)", text) == ["local"]
