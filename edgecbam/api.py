@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
+import io
 import json
 import math
 import os
@@ -231,7 +232,7 @@ def _train(recipe: Recipe, out: Path, resume: bool, overwrite: bool, on_event: O
             **_how_right(recipe, final, (result.raw_weights, averaged), dataset, described),
         }
         final.save(folder / MODEL_FILE)
-        _forget_times(folder / MODEL_FILE)
+        _forget_times(folder / MODEL_FILE, final)
         artifacts.write_json(folder / "split.json", dataset.split)
         artifacts.write_json(folder / "metrics.json", figures)
         artifacts.write_json(folder / "timing.json", {"images_per_second": result.images_per_second})
@@ -304,6 +305,7 @@ def quantize(run: Path, *, trust: bool = False, on_event: OnEvent = ignore) -> N
             "widened": widened,
         }
         model.save_weights(folder / QAT_FILE)
+        _require_saved(model, (folder / QAT_FILE).read_bytes(), folder / QAT_FILE)
         artifacts.write_json(folder / "metrics.json", figures)
         artifacts.write_json(folder / "timing.json", {"images_per_second": result.images_per_second})
     for name, scale in widened.items():
@@ -331,7 +333,7 @@ def export(run: Path, *, settings: Sequence[str] = (), on_event: OnEvent = ignor
     """
     artifacts.check_stage(run, "quantize")
     _require_tensorflow("exporting")
-    from edgecbam import quantization, training
+    from edgecbam import training
     from edgecbam.export import artifact_set
 
     if settings:
@@ -339,8 +341,7 @@ def export(run: Path, *, settings: Sequence[str] = (), on_event: OnEvent = ignor
     recipe, dataset, described = _open_data(run, on_event)
     training.begin(recipe.train.seed)
     float_model = _load_float(run)
-    qat_model = quantization.make_quantizable(_load_float(run), quantization.input_range(described))
-    qat_model.load_weights(run / "quantize" / QAT_FILE)
+    qat_model = _load_qat(run, described)
     ptq_model = _post_training(run, described, calibration_batches(recipe, dataset, described))
     count = _sample_count(recipe, dataset)
     images = dataset.test_images[:count]
@@ -647,14 +648,13 @@ def layer_costs(run: Path, *, on_event: OnEvent = ignore) -> dict[str, Any]:
         GateFailed: a file of the export was altered.
     """
     _require_tensorflow("measuring what layers cost")
-    from edgecbam import quantization, sensitivity
+    from edgecbam import sensitivity
 
     _check_export(run)
     artifacts.check_stage(run, "quantize")
     manifest, samples = artifacts.load_manifest(run / "export"), artifacts.load_samples(run / "export")
     described = manifest.preprocessing
-    model = quantization.make_quantizable(_load_float(run), quantization.input_range(described))
-    model.load_weights(run / "quantize" / QAT_FILE)
+    model = _load_qat(run, described)
     found = sensitivity.measure(model, samples.images, samples.labels, described, on_event)
     (run / "explain").mkdir(exist_ok=True)
     version = importlib.metadata.version("tensorflow")
@@ -783,15 +783,40 @@ def _post_training(run: Path, described: dict[str, Any], batches: CalibrationBat
     return model
 
 
-def _forget_times(model: Path) -> None:
+def _forget_times(path: Path, model: Any) -> None:
     """Equal models give equal .keras files: without when each part was written."""
-    with zipfile.ZipFile(model) as archive:
+    with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
+    _require_saved(model, parts["model.weights.h5"], path)
     told = {key: value for key, value in json.loads(parts["metadata.json"]).items() if key != "date_saved"}
     parts["metadata.json"] = json.dumps(told).encode()
-    with zipfile.ZipFile(model, "w") as archive:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
         for name, content in parts.items():
             archive.writestr(zipfile.ZipInfo(name), content)  # as of 1980
+    artifacts.write_whole(path, stream.getvalue())
+
+
+def _require_saved(model: Any, content: bytes, path: Path) -> None:
+    """Read weights back that HDF5 has written: what it flushes while it closes a file may fail without a word."""
+    import h5py
+    import numpy as np
+
+    held: set[tuple[tuple[int, ...], bytes]] = set()
+
+    def take(name: str, part: Any) -> None:
+        if isinstance(part, h5py.Dataset):
+            held.add((part.shape, np.asarray(part).tobytes()))
+
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            file.visititems(take)
+    except OSError:
+        held.clear()
+    if any((tuple(weight.shape), weight.numpy().tobytes()) not in held for weight in model.weights):
+        raise EnvironmentFailure(
+            f"{path} was not written whole, the disk is full or failing: free some space and try again"
+        )
 
 
 def _load_float(run: Path) -> Any:
@@ -807,7 +832,31 @@ def _load_float(run: Path) -> Any:
         raise InputError(
             f"{path} names code ({named}) that edgecbam does not write: the run folder is not to be trusted"
         )
-    return keras.models.load_model(path, compile=False, safe_mode=True)
+    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    _require_finite(model, path)
+    return model
+
+
+def _load_qat(run: Path, described: dict[str, Any]) -> Any:
+    """The quantization-aware model of a run, with its ranges."""
+    from edgecbam import quantization
+
+    model = quantization.make_quantizable(_load_float(run), quantization.input_range(described))
+    model.load_weights(run / "quantize" / QAT_FILE)
+    _require_finite(model, run / "quantize" / QAT_FILE)
+    return model
+
+
+def _require_finite(model: Any, path: Path) -> None:
+    """Refuse weights that are NaN or infinite, by the name of their layer."""
+    import numpy as np
+
+    for layer in model.layers:
+        for weight in layer.weights:
+            if weight.dtype.is_floating and not np.isfinite(weight.numpy()).all():
+                raise InputError(
+                    f"{path}: {weight.name} of the layer {layer.name} has values that are no numbers: make it again"
+                )
 
 
 def _sample_count(recipe: Recipe, dataset: "Dataset") -> int:

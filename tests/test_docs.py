@@ -22,6 +22,7 @@ from edgecbam.benchmarks import (
     lowering_table,
     onnx_table,
     readme_table,
+    reliability_table,
     training_speed_table,
     trainings,
     trust_table,
@@ -136,6 +137,14 @@ def test_what_an_app_costs_is_that_of_the_committed_figures() -> None:
     )
     assert app_table.renew(document, softmax, mediapipe) == document
     assert softmax["protocol"]["name"] != "quick"
+
+
+def test_the_tables_of_reliability_are_those_of_the_committed_figures() -> None:
+    document, results = (ROOT / "docs" / "reliability.md").read_text("utf-8"), ROOT / "benchmarks" / "results"
+    assert reliability_table.renew(document, results) == document
+    fuzz = artifacts.read_json(results / "fuzz.json")
+    assert fuzz["native"]["faults"] == 0
+    assert all(one["crashes"] + one["hangs"] + one["memory"] == 0 for one in fuzz["parsers"].values())
 
 
 def test_the_table_of_layers_is_that_of_the_committed_figures() -> None:

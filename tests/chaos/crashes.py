@@ -358,6 +358,7 @@ def main() -> None:
         "edgecbam": __version__,
         "tensorflow": tensorflow.__version__,
         "os": platform.platform(),
+        "lost": 0,  # the first would have ended this program
         **chaos.told,
     }
     artifacts.write_json(options.result, told)

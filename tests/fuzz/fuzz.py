@@ -1,6 +1,7 @@
 """Coverage-guided fuzzing of one target with atheris, or of all in turn.
 
     python tests/fuzz/fuzz.py all SECONDS FOLDER     each target as long, one after the other
+    python tests/fuzz/fuzz.py report FOLDER RESULT   what both this and native.py have tried there, as one JSON file
     python tests/fuzz/fuzz.py TARGET [libFuzzer's options] CORPUS
 
 FOLDER/TARGET gathers inputs that reach new code, FOLDER/found what breaks a target; exit code 1 if anything does.
@@ -55,7 +56,14 @@ def every(seconds: float, folder: Path) -> int:
             [*map(str, command), *([str(kept)] if kept.is_dir() else [])], capture_output=True, text=True, check=False
         )
         runs = re.search(r"stat::number_of_executed_units: *(\d+)", done.stderr)
-        told[name] = {"inputs": int(runs[1]) if runs else 0, "ended": done.returncode}
+        kinds = [path.name.removeprefix(f"{name}-").partition("-")[0] for path in (folder / "found").glob(f"{name}-*")]
+        told[name] = {
+            "inputs": int(runs[1]) if runs else 0,
+            "ended": done.returncode,
+            "crashes": kinds.count("crash"),
+            "hangs": kinds.count("timeout"),
+            "memory": kinds.count("oom"),
+        }
         sys.stdout.write(f"{name}: {told[name]['inputs']:,} inputs in {time.monotonic() - start:.0f} s\n")
         sys.stdout.flush()
         if done.returncode or not runs:
@@ -68,4 +76,10 @@ def every(seconds: float, folder: Path) -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "all":
         sys.exit(every(float(sys.argv[2]), Path(sys.argv[3])))
+    if sys.argv[1] == "report":
+        folder, result = map(Path, sys.argv[2:])
+        parsers, native = (json.loads((folder / f"{name}.json").read_text()) for name in ("fuzz", "native"))
+        report = {"schema_version": 1, "parsers": parsers, "native": native}
+        result.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+        sys.exit()
     one(sys.argv[1])

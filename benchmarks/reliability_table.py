@@ -1,0 +1,87 @@
+"""The tables of reliability: ``python -m edgecbam.benchmarks.reliability_table RESULTS DOCUMENT``.
+
+Made of ``RESULTS/chaos.json`` (tests/chaos/crashes.py), ``fuzz.json`` (tests/fuzz) and ``soak.json``
+(tests/chaos/soak.py). They stand between comment lines, so that a test can compare them with their figures.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgecbam import artifacts
+
+from .readme_table import END, replace, table
+
+FILES = ("chaos.json", "fuzz.json", "soak.json")
+BEGIN = "<!-- begin of the {} made by edgecbam.benchmarks.reliability_table -->"
+
+
+def renew(document: str, results: Path) -> str:
+    """The document with its tables made of these files."""
+    chaos, fuzz, soak = (artifacts.read_json(results / name) for name in FILES)
+    for name, made in (("crashes", _chaos(chaos)), ("inputs", _fuzz(fuzz)), ("long runs", _soak(soak))):
+        document = replace(document, f"{BEGIN.format(name)}\n{made}\n{END}")
+    return document
+
+
+def _chaos(told: Mapping[str, Any]) -> str:
+    heads = ["Stage", "Changes of files", "Faults", "told", "passed over", "Crash states", "gone on from"]
+    rows = [
+        [
+            f"`{stage}`",
+            str(changes),
+            str(told["faults"][stage]["injected"]),
+            str(told["faults"][stage]["reported"]),
+            str(told["faults"][stage]["survived"]),
+            str(told["crashes"][stage]["moments"]),
+            str(told["crashes"][stage]["gone_on_with"]),
+        ]
+        for stage, changes in sorted(told["changes"].items(), key=lambda one: list(_ORDER).index(one[0]))
+    ]
+    kills = told["kills"]
+    every = "every change" if told["every"] == 1 else f"every {told['every']}th change"
+    return (
+        f"{table(heads, rows)}\n\n"
+        f"{every} of a file; then {kills['sigkill']} times SIGKILL at random moments, through which "
+        f"{kills['runs_ended']} whole runs came to their end. Lost: {told['lost']}. "
+        f"{told['identical_files']} files of train, quantize and export were identical in two undisturbed runs and after all of these. TensorFlow "
+        f"{told['tensorflow']}, {told['os']}."
+    ).replace("\n\nevery", "\n\nEvery")
+
+
+_ORDER = ("train", "quantize", "export", "verify", "benchmark", "report")
+
+
+def _fuzz(told: Mapping[str, Any]) -> str:
+    heads = ["Parser", "Inputs", "Crashes and wrong errors", "Hangs", "Too much memory"]
+    rows = [
+        [f"`{name}`", f"{one['inputs']:,}", str(one["crashes"]), str(one["hangs"]), str(one["memory"])]
+        for name, one in sorted(told["parsers"].items())
+    ]
+    native = told["native"]
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in native["kinds"].items())
+    return (
+        f"{table(heads, rows)}\n\n"
+        f"Damaged models in the runtimes: {native['inputs']:,}; {kinds}. Faults: {native['faults']}."
+    )
+
+
+def _soak(told: Mapping[str, Any]) -> str:
+    first, last = told["third"], told["last"]
+    return (
+        f"{told['sessions']} benchmark sessions in {told['minutes']:g} minutes: memory "
+        f"{100 * told['memory_growth']:+.1f} % since the third ({last['rss_bytes'] / 2**20:.0f} MiB), open files "
+        f"{first['open_files']} and {last['open_files']}, threads {first['threads']} and {last['threads']}, children "
+        f"{last['children']}, temporary files {last['temporary_files']}."
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Renew the tables."""
+    results, document = map(Path, arguments)
+    artifacts.write_whole(document, renew(document.read_text("utf-8"), results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
