@@ -45,8 +45,8 @@ def _chaos(told: Mapping[str, Any]) -> str:
         f"{table(heads, rows)}\n\n"
         f"{every} of a file; then {kills['sigkill']} times SIGKILL at random moments, through which "
         f"{kills['runs_ended']} whole runs came to their end. Lost: {told['lost']}. "
-        f"{told['identical_files']} files of train, quantize and export were identical in two undisturbed runs and after all of these. TensorFlow "
-        f"{told['tensorflow']}, {told['os']}."
+        f"{told['identical_files']} files of train, quantize and export were identical in two undisturbed runs and "
+        f"after all of these. TensorFlow {told['tensorflow']}, {told['os']}."
     ).replace("\n\nevery", "\n\nEvery")
 
 

@@ -232,7 +232,7 @@ def _train(recipe: Recipe, out: Path, resume: bool, overwrite: bool, on_event: O
             **_how_right(recipe, final, (result.raw_weights, averaged), dataset, described),
         }
         final.save(folder / MODEL_FILE)
-        _forget_times(folder / MODEL_FILE, final)
+        _forget_times(folder / MODEL_FILE)
         artifacts.write_json(folder / "split.json", dataset.split)
         artifacts.write_json(folder / "metrics.json", figures)
         artifacts.write_json(folder / "timing.json", {"images_per_second": result.images_per_second})
@@ -304,8 +304,7 @@ def quantize(run: Path, *, trust: bool = False, on_event: OnEvent = ignore) -> N
             "ranges": {name: list(bounds) for name, bounds in quantization.activation_ranges(model).items()},
             "widened": widened,
         }
-        model.save_weights(folder / QAT_FILE)
-        _require_saved(model, (folder / QAT_FILE).read_bytes(), folder / QAT_FILE)
+        artifacts.write_whole(folder / QAT_FILE, _weights_file(model))
         artifacts.write_json(folder / "metrics.json", figures)
         artifacts.write_json(folder / "timing.json", {"images_per_second": result.images_per_second})
     for name, scale in widened.items():
@@ -783,11 +782,10 @@ def _post_training(run: Path, described: dict[str, Any], batches: CalibrationBat
     return model
 
 
-def _forget_times(path: Path, model: Any) -> None:
+def _forget_times(path: Path) -> None:
     """Equal models give equal .keras files: without when each part was written."""
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
-    _require_saved(model, parts["model.weights.h5"], path)
     told = {key: value for key, value in json.loads(parts["metadata.json"]).items() if key != "date_saved"}
     parts["metadata.json"] = json.dumps(told).encode()
     stream = io.BytesIO()
@@ -797,26 +795,15 @@ def _forget_times(path: Path, model: Any) -> None:
     artifacts.write_whole(path, stream.getvalue())
 
 
-def _require_saved(model: Any, content: bytes, path: Path) -> None:
-    """Read weights back that HDF5 has written: what it flushes while it closes a file may fail without a word."""
-    import h5py
-    import numpy as np
+def _weights_file(model: Any) -> bytes:
+    """A .weights.h5 file as save_weights writes it, but in memory: on a full disk HDF5 loses data silently, or crashes."""
+    from tf_keras.src.saving import saving_lib
 
-    held: set[tuple[tuple[int, ...], bytes]] = set()
-
-    def take(name: str, part: Any) -> None:
-        if isinstance(part, h5py.Dataset):
-            held.add((part.shape, np.asarray(part).tobytes()))
-
-    try:
-        with h5py.File(io.BytesIO(content), "r") as file:
-            file.visititems(take)
-    except OSError:
-        held.clear()
-    if any((tuple(weight.shape), weight.numpy().tobytes()) not in held for weight in model.weights):
-        raise EnvironmentFailure(
-            f"{path} was not written whole, the disk is full or failing: free some space and try again"
-        )
+    stream = io.BytesIO()
+    store = saving_lib.H5IOStore(stream, mode="w")
+    saving_lib._save_state(model, weights_store=store, assets_store=None, inner_path="", visited_trackables=set())
+    store.close()
+    return stream.getvalue()
 
 
 def _load_float(run: Path) -> Any:
