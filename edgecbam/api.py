@@ -796,7 +796,7 @@ def _forget_times(path: Path) -> None:
 
 
 def _weights_file(model: Any) -> bytes:
-    """A .weights.h5 file as save_weights writes it, but in memory: on a full disk HDF5 loses data silently, or crashes."""
+    """A .weights.h5 file as of save_weights, made in memory: on a full disk HDF5 loses data silently, or crashes."""
     from tf_keras.src.saving import saving_lib
 
     stream = io.BytesIO()
