@@ -289,7 +289,7 @@ fuzz: $(READY)
 	rm -rf build/fuzz
 	"$(BIN)/python" tests/fuzz/fuzz.py all 480 build/fuzz
 	"$(BIN)/python" tests/fuzz/native.py build/fuzz/native.json 120
-	"$(BIN)/python" tests/fuzz/fuzz.py report build/fuzz benchmarks/results/fuzz.json
+	"$(BIN)/python" tests/fuzz/fuzz.py summary build/fuzz benchmarks/results/fuzz.json
 
 # Wants a quiet machine.
 bench-app: $(READY) $(DEMO)/stage.json test-mediapipe

@@ -40,14 +40,14 @@ def _chaos(told: Mapping[str, Any]) -> str:
         for stage, changes in sorted(told["changes"].items(), key=lambda one: list(_ORDER).index(one[0]))
     ]
     kills = told["kills"]
-    every = "every change" if told["every"] == 1 else f"every {told['every']}th change"
+    every = "every change" if told["every"] == 1 else f"one change in {told['every']}"
     return (
         f"{table(heads, rows)}\n\n"
-        f"{every} of a file; then {kills['sigkill']} times SIGKILL at random moments, through which "
-        f"{kills['runs_ended']} whole runs came to their end. Lost: {told['lost']}. "
+        f"Tried: {every} of a file; then {kills['sigkill']} times SIGKILL at random moments; runs that came to their end through "
+        f"these: {kills['runs_ended']}. Lost: {told['lost']}. "
         f"{told['identical_files']} files of train, quantize and export were identical in two undisturbed runs and "
         f"after all of these. TensorFlow {told['tensorflow']}, {told['os']}."
-    ).replace("\n\nevery", "\n\nEvery")
+    )
 
 
 _ORDER = ("train", "quantize", "export", "verify", "benchmark", "report")

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of one target with atheris, or of all in turn.
 
     python tests/fuzz/fuzz.py all SECONDS FOLDER     each target as long, one after the other
-    python tests/fuzz/fuzz.py report FOLDER RESULT   what both this and native.py have tried there, as one JSON file
+    python tests/fuzz/fuzz.py summary FOLDER RESULT  what both this and native.py have tried there, as one JSON file
     python tests/fuzz/fuzz.py TARGET [libFuzzer's options] CORPUS
 
 FOLDER/TARGET gathers inputs that reach new code, FOLDER/found what breaks a target; exit code 1 if anything does.
@@ -76,7 +76,7 @@ def every(seconds: float, folder: Path) -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "all":
         sys.exit(every(float(sys.argv[2]), Path(sys.argv[3])))
-    if sys.argv[1] == "report":
+    if sys.argv[1] == "summary":
         folder, result = map(Path, sys.argv[2:])
         parsers, native = (json.loads((folder / f"{name}.json").read_text()) for name in ("fuzz", "native"))
         report = {"schema_version": 1, "parsers": parsers, "native": native}
