@@ -43,8 +43,8 @@ def _chaos(told: Mapping[str, Any]) -> str:
     every = "every change" if told["every"] == 1 else f"one change in {told['every']}"
     return (
         f"{table(heads, rows)}\n\n"
-        f"Tried: {every} of a file; then {kills['sigkill']} times SIGKILL at random moments; runs that came to their end "
-        f"through these: {kills['runs_ended']}. Lost: {told['lost']}. "
+        f"Tried: {every} of a file; then {kills['sigkill']} times SIGKILL at random moments; runs that came to their "
+        f"end through these: {kills['runs_ended']}. Lost: {told['lost']}. "
         f"{told['identical_files']} files of train, quantize and export were identical in two undisturbed runs and "
         f"after all of these. TensorFlow {told['tensorflow']}, {told['os']}."
     )
