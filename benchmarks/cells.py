@@ -318,11 +318,17 @@ def _model_entry(name: str, path: Path) -> dict[str, Any]:
 
 
 def model_files(path: Path) -> list[Path]:
-    """A model file and, of an .onnx file, those beside it that hold its weights; raises InputError where one lacks."""
+    """A model file and, of an .onnx file, those beside it that hold its weights.
+
+    Raises:
+        InputError: one is missing, or outside of the model's folder: what is listed is read, and sent to devices.
+    """
     if path.suffix.lower() != ".onnx":
         return [path]
     files = [path, *(path.parent / name for name in onnx_file.read(path).external)]
     for file in files:
+        if not file.resolve().is_relative_to(path.resolve().parent):
+            raise InputError(f"{path} keeps weights in {file}, outside of its folder, where nothing is read")
         if not file.is_file():
             raise InputError(f"{path} keeps weights in {file.name}, which is not beside it")
     return files

@@ -5,7 +5,6 @@ when the server starts. No part of a request is ever joined to a path. The page'
 of the run come its models, its facts and its samples.
 """
 
-import json
 import mimetypes
 import re
 from collections.abc import Mapping
@@ -132,9 +131,9 @@ def _table(app: Path) -> dict[str, bytes | Path]:
     table[f"/{web_page.FOLDER}/"] = table.pop(f"/{web_page.FOLDER}/index.html")
     for name in (web_page.PAGE_FILE, *([web_page.ATTENTION_FILE] if told.get("gates") else []), *names):
         table[f"/{web_page.FOLDER}/{name}"] = _read(web / name)
-    for name in ("manifest.json", "model_uint8.tflite", "model_fp16.tflite"):
+    for name in (artifacts.MANIFEST_FILE, "model_uint8.tflite", "model_fp16.tflite"):
         table[f"/{name}"] = _read(app / name)
-    json.loads(table["/manifest.json"])  # type: ignore[arg-type]
+    artifacts.read_json(app / artifacts.MANIFEST_FILE)  # says so where it is none
     return table
 
 
