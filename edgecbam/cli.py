@@ -664,8 +664,9 @@ def explain(error: BaseException) -> tuple[int, str]:
         return FAILED, "out of memory: close other programs, or lower train.batch_size with --set"
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
-        what = "permission denied" if isinstance(error, PermissionError) else error.strerror or str(error)
-        return FAILED, f"{what}{where}"
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            return FAILED, f"permission denied{where}: give yourself the right to it, or another folder"
+        return FAILED, f"{error.strerror or error}{where}"
     if os.strerror(errno.EIO).lower() in str(error).lower():  # of native libraries, which have no OSError
         return FAILED, f"the disk failed (input/output error): see to it and {way_on}"
     text = printable(str(error))

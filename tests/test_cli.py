@@ -316,7 +316,11 @@ def test_names_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys
         (InputError("no run folder x"), 2, "no run folder x"),
         (EnvironmentFailure("NaN at step 7"), 3, "NaN at step 7"),
         (MissingPackage("openvino", "openvino", "this"), 3, "pip install 'edgecbam[openvino]'"),
-        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 3, "permission denied: /x/y"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x/y"),
+            3,
+            "permission denied: /x/y: give yourself the right",
+        ),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "/x/y"), 3, "Is a directory: /x/y"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 3, "no space left on /x/y; free some and "),
         (OSError(errno.ENOSPC, "No space left on device"), 3, "no space left on the disk; free some and "),
