@@ -191,7 +191,7 @@ def _name(entry: Any) -> str:
 
 def _buffer(parsed: Any) -> bytes | None:
     for entry in parsed.metadata or []:
-        if _name(entry) == NAME and 0 <= entry.buffer < len(parsed.buffers):
+        if _name(entry) == NAME and 0 <= entry.buffer < len(parsed.buffers or []):
             data = parsed.buffers[entry.buffer].data
             return b"" if data is None else bytes(data)
     return None
