@@ -1,7 +1,6 @@
 """What layers cost in int8: a layer made bad is found, and the two ends are the networks that they stand for."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,7 +125,7 @@ def test_the_command_prints_a_table_and_writes_json(small_run: Path, capsys: pyt
     assert cli.main(["explain", str(small_run), "--layers"]) == 0
     shown = capsys.readouterr().out
     told = json.loads((small_run / "explain" / "layers.json").read_text())
-    assert re.split(" {2,}", shown.splitlines()[0]) == ["layer kept float", "top-1 points 95 % interval", "error less"]
+    assert " ".join(shown.splitlines()[0].split()) == "layer kept float top-1 points 95 % interval error less"
     assert told["layers"][0]["name"] in shown.splitlines()[1]
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert [row["closer"] for row in told["layers"]] == sorted((row["closer"] for row in told["layers"]), reverse=True)
