@@ -255,6 +255,11 @@ def quantize(run: Path, *, trust: bool = False, on_event: OnEvent = ignore) -> N
         run: a run folder whose stage train is whole.
         trust: whether code may be imported that its recipe names.
         on_event: listener.
+
+    Raises:
+        InputError: the recipe names code and ``trust`` is False; the stage train is missing, stale or altered; or
+            another process works on the folder.
+        EnvironmentFailure: the loss or a weight is no longer finite.
     """
     require_trust(artifacts.load_recipe(run), str(run / artifacts.RECIPE_FILE), trust)
     artifacts.check_stage(run, "train")
