@@ -278,7 +278,7 @@ bench-full: $(READY) test-data
 
 # An hour or two: every change of a file in every stage, 200 kills.
 chaos: $(READY) test-compilers
-	"$(BIN)/python" tests/chaos/crashes.py benchmarks/results/chaos.json $(ARGS)
+	"$(BIN)/python" tests/chaos/crashes.py benchmarks/results/chaos.json --parts build/chaos $(ARGS)
 
 # Half an hour of benchmark sessions: what they leave behind.
 soak: $(READY)

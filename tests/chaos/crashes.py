@@ -1,6 +1,6 @@
 """Disturbs the stages of small runs and looks at what is left; writes what it found as JSON.
 
-    python tests/chaos/crashes.py RESULT.json [--every K] [--kills N] [--seed S]
+    python tests/chaos/crashes.py RESULT.json [--every K] [--kills N] [--seed S] [--parts FOLDER] [--only PART ...]
 
 1. Two undisturbed runs: what train, quantize and export make is the same bytes twice, timings excepted.
 2. A full disk, or an error of the device, at every K-th change of a file in every stage (faults.c): one clear line,
@@ -10,6 +10,9 @@
 4. SIGKILL at N random moments of whole runs, one after the other through resumes, to the same bytes.
 
 After each of them every file outside of .partial folders must be whole and listed in its stage.json.
+
+With --parts what each part found is kept in FOLDER, so that a run that was stopped goes on, and so that several
+processes share the work with --only; whichever ends last writes RESULT.json.
 """
 
 import argparse
@@ -26,7 +29,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +140,13 @@ def forked(work: Callable[[], Any], delay: float | None = None) -> int:
 
 
 class Chaos:
-    """Everything together; ``told`` is what was found."""
+    """Everything together; each part returns what it found."""
 
     def __init__(self, work: Path, library: Path, every: int, seed: int) -> None:
         self.work, self.every, self.random = work, every, random.Random(seed)
         self.library = ctypes.CDLL(str(library))
         self.library.fault_calls.restype = ctypes.c_long
         self.library.fault_last.restype = ctypes.c_char_p
-        self.told: dict[str, Any] = {"changes": {}, "faults": {}, "crashes": {}}
         self.expected: dict[str, str] = {}
 
     def arm(self, folder: Path, number: int, action: int, copies: Path | None = None, every: int = 1) -> None:
@@ -155,7 +157,7 @@ class Chaos:
     def disarm(self) -> None:
         self.library.fault_arm(b"", ctypes.c_long(0), COUNT, b"", ctypes.c_long(1))
 
-    def undisturbed(self) -> None:
+    def undisturbed(self) -> dict[str, str]:
         """Two whole runs, each stage in a process of its own; before each stage of the first a copy for later."""
         found = []
         for name in ("first", "second"):
@@ -171,9 +173,9 @@ class Chaos:
             other = sorted(name for name in found[0] if found[0][name] != found[1].get(name))
             raise Lost(f"two undisturbed runs differ: {', '.join(other)}")
         self.expected = found[0]
-        self.told["identical_files"] = len(self.expected)
+        return self.expected
 
-    def faults(self, stage: str) -> None:
+    def faults(self, stage: str) -> dict[str, Any]:
         """Errors at every K-th change of a stage, one after the other, in one process."""
         from edgecbam import cli
 
@@ -211,14 +213,14 @@ class Chaos:
         self._must(forked(inject), f"faults in {stage}")
         told = [json.loads(line) for line in answers.read_text().splitlines()]
         injected = [one for one in told if one["at"]]
-        self.told["faults"][stage] = {
+        return {
             "injected": len(injected),
             "reported": sum(one["code"] == 3 for one in injected),
             "survived": sum(one["code"] == 0 for one in injected),
             "lines": sorted({one["line"].replace(str(self.work), "…") for one in injected if one["line"]}),
         }
 
-    def crashes(self, stage: str) -> None:
+    def crashes(self, stage: str) -> dict[str, Any]:
         """The folder at every K-th change of a stage; gone on with in each of them."""
         make, before = stages()[stage], self.work / "before" / stage
         copies, run = self.work / "copies", self.work / "crashed"
@@ -234,7 +236,6 @@ class Chaos:
             count.write_text(str(self.library.fault_calls()))
 
         self._must(forked(record), f"recording {stage}")
-        self.told["changes"][stage] = int(count.read_text())
         moments = sorted(copies.iterdir(), key=lambda path: int(path.name))
         kinds: dict[str, Path] = {}
         for moment in moments:
@@ -252,9 +253,9 @@ class Chaos:
                 shutil.rmtree(moment)
 
         self._must(forked(go_on), f"going on with {stage}")
-        self.told["crashes"][stage] = {"moments": len(moments), "gone_on_with": len(kinds)}
+        return {"changes": int(count.read_text()), "moments": len(moments), "gone_on_with": len(kinds)}
 
-    def kills(self, count: int, longest: float) -> None:
+    def kills(self, count: int, longest: float) -> dict[str, Any]:
         """SIGKILL at random moments of whole runs; a run that ends makes room for the next."""
         from edgecbam import api
 
@@ -274,7 +275,7 @@ class Chaos:
             begin(run)
         self._must(forked(lambda: api.run(None, run, resume=True)), "the last run")
         self._whole(run)
-        self.told["kills"] = {"sigkill": killed, "runs_ended": ended + 1, "identical": ended + 1}
+        return {"sigkill": killed, "runs_ended": ended + 1, "identical": ended + 1}
 
     def _whole(self, run: Path) -> None:
         check(run)
@@ -316,12 +317,37 @@ def build(work: Path) -> Path:
     return library
 
 
-def parts(chaos: Chaos, kills: int, longest: float) -> Iterator[tuple[str, Callable[[], None]]]:
-    yield "undisturbed", chaos.undisturbed
-    for stage in stages():
-        yield f"crashes in {stage}", lambda stage=stage: chaos.crashes(stage)
-        yield f"faults in {stage}", lambda stage=stage: chaos.faults(stage)
-    yield "kills", lambda: chaos.kills(kills, longest)
+def parts(chaos: Chaos, kills: int, longest: float) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Everything but the undisturbed runs, which each process needs."""
+    return {
+        **{f"crashes-{stage}": lambda stage=stage: chaos.crashes(stage) for stage in stages()},
+        **{f"faults-{stage}": lambda stage=stage: chaos.faults(stage) for stage in stages()},
+        "kills": lambda: chaos.kills(kills, longest),
+    }
+
+
+def summary(folder: Path, names: Iterable[str], settings: dict[str, Any]) -> dict[str, Any] | None:
+    """All parts in one; None while one is missing."""
+    found = {name: _kept(folder / f"{name}.json", settings) for name in ("undisturbed", *names)}
+    if not all(found.values()):
+        return None
+    crashes = {stage: found[f"crashes-{stage}"] for stage in stages()}
+    return {
+        "schema_version": 1,
+        **settings,
+        "lost": 0,  # the first would have ended its process
+        "identical_files": len(found["undisturbed"]),
+        "changes": {stage: part.pop("changes") for stage, part in crashes.items()},
+        "crashes": crashes,
+        "faults": {stage: found[f"faults-{stage}"] for stage in stages()},
+        "kills": found["kills"],
+    }
+
+
+def _kept(path: Path, settings: dict[str, Any]) -> Any:
+    """What a part found, if it was made with these settings; else None."""
+    told = json.loads(path.read_text()) if path.exists() else {}
+    return told["found"] if told.get("settings") == settings else None
 
 
 def main() -> None:
@@ -331,6 +357,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--longest", type=float, default=30.0, help="seconds until a kill, at most")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--parts", type=Path, help="folder that keeps what each part found")
+    parser.add_argument(
+        "--only", nargs="+", help="parts to do here, such as faults-train; default: all that are missing"
+    )
     parser.add_argument("--work", type=Path)
     options = parser.parse_args()
     if options.work is None:  # the library must be there before anything else is loaded
@@ -345,23 +375,39 @@ def main() -> None:
     from edgecbam import __version__, artifacts, quantization, training  # noqa: F401
     from edgecbam.export import artifact_set  # noqa: F401
 
-    chaos = Chaos(options.work, options.work / "faults.so", options.every, options.seed)
-    for name, part in parts(chaos, options.kills, options.longest):
-        start = time.monotonic()
-        part()
-        sys.stdout.write(f"{name}: {time.monotonic() - start:.0f} s\n")
-        sys.stdout.flush()
-    told = {
-        "schema_version": 1,
+    settings = {
         "every": options.every,
+        "kills_wanted": options.kills,
         "seed": options.seed,
         "edgecbam": __version__,
         "tensorflow": tensorflow.__version__,
         "os": platform.platform(),
-        "lost": 0,  # the first would have ended this program
-        **chaos.told,
     }
-    artifacts.write_json(options.result, told)
+    folder = options.parts or options.work / "parts"
+    folder.mkdir(parents=True, exist_ok=True)
+    chaos = Chaos(options.work, options.work / "faults.so", options.every, options.seed)
+    work = parts(chaos, options.kills, options.longest)
+    if unknown := {*(options.only or ())} - {*work}:
+        raise SystemExit(f"no part {', '.join(sorted(unknown))}; there are {', '.join(work)}")
+
+    def do(name: str, part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        start = time.monotonic()
+        found = part()
+        sys.stdout.write(f"{name}: {time.monotonic() - start:.0f} s\n")
+        sys.stdout.flush()
+        return found
+
+    expected = do("undisturbed", chaos.undisturbed)
+    if _kept(folder / "undisturbed.json", settings) not in (None, expected):
+        raise Lost(f"undisturbed runs of two processes differ: see {folder}")
+    artifacts.write_json(folder / "undisturbed.json", {"settings": settings, "found": expected})
+    for name in options.only or work:
+        if _kept(folder / f"{name}.json", settings) is None:
+            artifacts.write_json(folder / f"{name}.json", {"settings": settings, "found": do(name, work[name])})
+    if told := summary(folder, work, settings):
+        artifacts.write_json(options.result, told)
+    else:
+        sys.stdout.write(f"parts are missing in {folder}: run it again for the rest\n")
 
 
 if __name__ == "__main__":
