@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import edgecbam
+from edgecbam.runtimes.session import OUT_OF_MEMORY
 
 # The package's parent goes last on the child's path: in a plain checkout nothing else would find edgecbam.
 # -P keeps the current folder off it, where a file named numpy.py may lie.
@@ -59,6 +60,7 @@ class Child:
     """One worker process. Use it in a ``with`` statement, or ``kill`` it."""
 
     def __init__(self, task: dict[str, Any], command: Sequence[str] = WORKER_COMMAND) -> None:
+        self._killed_before = _killed_for_memory()
         self._noise: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  a pipe that nobody reads would block the child
         try:
             self._process = subprocess.Popen(
@@ -170,4 +172,15 @@ class Child:
             with contextlib.suppress(ValueError):
                 how = signal.Signals(-code).name
         words = self.last_words()
+        if _killed_for_memory() > self._killed_before or "bad_alloc" in words:
+            return f"{OUT_OF_MEMORY}: died {self._doing} ({how})"
         return f"died {self._doing} ({how})" + (f": {words}" if words else "")
+
+
+def _killed_for_memory() -> int:
+    """How many processes the kernel has ended for want of memory since it was started; 0 where it does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

@@ -32,7 +32,7 @@ import numpy as np
 from edgecbam import runtimes
 from edgecbam.errors import InputError, MissingPackage
 from edgecbam.runtimes import CannotRun, Session
-from edgecbam.runtimes.session import one_line
+from edgecbam.runtimes.session import OUT_OF_MEMORY, is_out_of_memory, one_line
 
 from . import parity, pinning
 
@@ -69,13 +69,19 @@ def main() -> None:
     commands = _follow_parent(sys.stdin)
     try:
         _serve(Task(**commands.get()), commands, replies)
-    except InputError as error:
-        _reply(replies, {"failed": "input", "reason": one_line(error, 1000)})
-    except (MissingPackage, CannotRun) as error:
-        _reply(replies, {"failed": "unsupported", "reason": one_line(error)})
     except Exception as error:
-        _reply(replies, {"failed": "crash", "reason": one_line(f"{type(error).__name__}: {error}")})
+        _reply(replies, _failure(error))
     os._exit(0)  # the thread that follows the parent sits in a read, which an orderly shutdown would wait for
+
+
+def _failure(error: Exception) -> dict[str, str]:
+    if is_out_of_memory(error):
+        return {"failed": "crash", "reason": one_line(f"{OUT_OF_MEMORY}: {one_line(error)}")}
+    if isinstance(error, InputError):
+        return {"failed": "input", "reason": one_line(error, 1000)}
+    if isinstance(error, MissingPackage | CannotRun):
+        return {"failed": "unsupported", "reason": one_line(error)}
+    return {"failed": "crash", "reason": one_line(f"{type(error).__name__}: {error}")}
 
 
 def _serve(task: Task, commands: "queue.Queue[dict[str, Any]]", replies: TextIO) -> None:

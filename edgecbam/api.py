@@ -656,14 +656,16 @@ def layer_costs(run: Path, *, on_event: OnEvent = ignore) -> dict[str, Any]:
 
     _check_export(run)
     artifacts.check_stage(run, "quantize")
+    folder = run / "explain"
+    artifacts.require_writable(folder)  # now, not after minutes of work
     manifest, samples = artifacts.load_manifest(run / "export"), artifacts.load_samples(run / "export")
     described = manifest.preprocessing
     model = _load_qat(run, described)
     found = sensitivity.measure(model, samples.images, samples.labels, described, on_event)
-    (run / "explain").mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     version = importlib.metadata.version("tensorflow")
     told = {"schema_version": 1, "task": manifest.task, "tensorflow": version, **found}
-    artifacts.write_json(run / "explain" / "layers.json", told)
+    artifacts.write_json(folder / "layers.json", told)
     return told
 
 

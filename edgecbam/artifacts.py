@@ -6,6 +6,7 @@ of each of its files and of the ``stage.json`` of each parent; a stage whose par
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -70,12 +71,23 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut."""
     partial = path.with_name(f".{path.name}.partial")
     data = content.encode() if isinstance(content, str) else content
-    with partial.open("wb") as file:
+    with open(partial, "wb", opener=_not_through_a_link) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
     _sync_folder(path.parent)
+
+
+def _not_through_a_link(path: str, flags: int) -> int:
+    """An opener for files to write in folders of strangers, where a link of that name could lead to any file."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise PermissionError where a folder, or the one that it is to be made in, cannot be written."""
+    if not os.access(folder if folder.exists() else folder.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -127,6 +139,9 @@ def load_recipe(run: Path) -> Recipe:
         raise InputError(f"no run folder {run}: give the folder that `edgecbam run` or `edgecbam train` made")
     if not path.is_file():
         raise InputError(f"{run} is no run folder: it has no {RECIPE_FILE}")
+    for inside in run.iterdir():
+        if inside.is_symlink():
+            raise InputError(f"{inside} is a link, and could lead anywhere: put what it leads to in its place")
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -221,6 +236,8 @@ def check_stage(run: Path, stage: str) -> str:
         path = folder / name
         if not path.is_file():
             raise InputError(f"{path} is missing: run `{_command(run, stage)}` again")
+        if path.resolve() != folder.resolve() / name:
+            raise InputError(f"{path} is or lies behind a link, and could be anywhere: put what it leads to there")
         if sha256_file(path) != digest:
             raise InputError(f"{path} was altered after it was made: run `{_command(run, stage)}` again")
     if record.recipe_digest != _recipe_digest(run, stage):

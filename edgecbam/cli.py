@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from edgecbam.api import Prediction
     from edgecbam.recipe import Recipe
 
-CONTAINED = ("verify", "predict", "inspect", "explain")  # they open model files in this process
+CONTAINED = ("quantize", "export", "verify", "predict", "inspect", "explain")  # they open model files themselves
 DONE, GATE_FAILED, BAD_INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 GO_ON = "go on with: "
 
@@ -101,6 +101,7 @@ def run(
     say(tables.gates_line(result.verification.gates))
     say(f"report: {folder / 'report' / 'report.md'}")
     say(f"for apps: {folder / 'app'}")
+    _tell_of_memory(result.report)
     return DONE
 
 
@@ -277,7 +278,9 @@ def benchmark(
                 on_event=on_event,
             )
     say(tables.results_table(report))
-    return _obey_gate(report)
+    code = _obey_gate(report)
+    _tell_of_memory(report)
+    return code
 
 
 @app.command()
@@ -619,6 +622,23 @@ def _obey_gate(report: dict[str, Any]) -> int:
     reason = f": {gate['reason']}" if gate["reason"] else ""
     say(fold(printable(f"gate at {gate['threshold_percent']:g} %: {gate['verdict']}{reason}")))
     return DONE
+
+
+def _tell_of_memory(report: dict[str, Any]) -> None:
+    """Raise EnvironmentFailure where memory was too short to measure something; the rest stands in the report."""
+    from edgecbam.runtimes.session import OUT_OF_MEMORY
+
+    lost = [
+        f"{row['model']} on {row['runtime']}"
+        for row in report["results"]
+        if row["status"] == "crash" and row["reason"].startswith(OUT_OF_MEMORY)
+    ]
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        raise EnvironmentFailure(
+            f"out of memory while measuring {', '.join(lost[:3])}{more}; all else is in the report: "
+            "close other programs, or take a machine with more memory"
+        )
 
 
 @contextlib.contextmanager

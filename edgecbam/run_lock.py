@@ -6,6 +6,7 @@ is stale and taken over. What is in the file is for people: who works here, and 
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import socket
@@ -43,7 +44,7 @@ def hold(run: Path) -> Iterator[None]:
         return
     path = run / LOCK_FILE
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = _open(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -69,6 +70,16 @@ def hold(run: Path) -> Iterator[None]:
             if _same_file(descriptor, path):
                 path.unlink()
         os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    """Open or make the lock; never what a link of this name leads to, which may be anything of the user's."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{path} is a link: the run folder is not to be trusted") from None
+        raise OSError(error.errno, error.strerror, str(path.parent)) from None  # the folder is what can be mended
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

@@ -55,7 +55,7 @@ def test_a_crash_is_one_line_and_exit_code_3(
     assert lines[-1].startswith(f"edgecbam: error: crash: {name} ended a runtime during inspect: the file is damaged")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 def test_a_signal_leaves_no_child(
     start: Callable[[str], subprocess.Popen[str]], number: signal.Signals, code: int
 ) -> None:
@@ -106,7 +106,7 @@ def test_codes_and_output_come_through(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def test_commands_that_open_model_files_are_contained() -> None:
-    assert set(cli.CONTAINED) == {"verify", "predict", "inspect", "explain"}
+    assert set(cli.CONTAINED) == {"quantize", "export", "verify", "predict", "inspect", "explain"}
     done = subprocess.run(
         [sys.executable, "-m", "edgecbam", "inspect", str(MODEL)], capture_output=True, text=True, check=False
     )

@@ -122,6 +122,8 @@ def _open(model: Path, threads: int, device: str, shapes: Shapes | None, resolve
             interpreter.resize_tensor_input(details[name]["index"], shape, strict=True)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:  # a missing op, or XNNPACK could not be created
+        if not str(error):  # what it cannot do it names
+            raise CannotRun(f"LiteRT cannot run {model.name} and gives no reason: out of memory, it seems") from error
         raise CannotRun(f"LiteRT cannot run {model.name}: {one_line(error)}") from error
     return _LiteRtSession(interpreter, threads, kernels)
 

@@ -281,6 +281,27 @@ def check_arrays(inputs: tuple[TensorInfo, ...], arrays: Sequence[np.ndarray]) -
     return [np.require(array, requirements="C") for array in arrays]  # ascontiguousarray makes scalars vectors
 
 
+OUT_OF_MEMORY = "out of memory"
+_MEMORY_SIGNS = (
+    "bad_alloc",
+    "failed to allocate",
+    "cannot allocate memory",
+    "smaller than requested bytes",
+    "oom when",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that there is not enough memory; runtimes say so in words."""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen).lower()
+        if isinstance(seen, MemoryError) or OUT_OF_MEMORY in text or any(sign in text for sign in _MEMORY_SIGNS):
+            return True
+        seen = seen.__cause__
+    return False
+
+
 def one_line(error: BaseException | str, limit: int = 240) -> str:
     """The text of an error on one line, cut to ``limit`` characters."""
     text = " ".join(str(error).split())
