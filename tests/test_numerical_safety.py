@@ -108,3 +108,81 @@ def test_a_class_with_one_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dog"):
         api.train(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def ranges(file: h5py.File) -> list[tuple[h5py.Dataset, h5py.Dataset]]:
+    """The least and the greatest value of each quantized activation, in order of the network."""
+    found: list[tuple[h5py.Dataset, h5py.Dataset]] = []
+
+    def visit(name: str, part: Any) -> None:
+        if isinstance(part, h5py.Group) and name.endswith("/vars"):
+            numbers = [part[key] for key in sorted(part, key=int) if part[key].shape == () and part[key].dtype == "f4"]
+            if len(numbers) == 2:
+                found.append((numbers[0], numbers[1]))
+
+    file.visititems(visit)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ends", "which", "refusal"),
+    [
+        ((3.0, 3.0), slice(None), None),
+        ((-2.0, -2.0), slice(None), None),
+        (
+            (0.0, 0.0),
+            slice(4, 5),
+            r"LiteRT cannot run the layer \S+, whose requantization scale is \d+ .*quantize` again",
+        ),
+        ((0.0, 0.0), slice(None), r"the layer \S+ has a bias too large for its scale.*quantize` again"),
+        ((-1e30, 1e30), slice(None), r"LiteRT cannot run the layer \S+, whose requantization scale is \d+"),
+        ((np.nan, np.nan), slice(4, 5), r"min:0 of the layer \w+ has values that are no numbers"),
+        ((0.0, np.inf), slice(4, 5), r"max:0 of the layer \w+ has values that are no numbers"),
+    ],
+    ids=["point", "negative point", "one zero", "all zero", "huge", "NaN", "infinite"],
+)
+def test_ranges_that_collapsed_are_named_or_give_files_that_load(
+    small_run: Path, resign_stage: Resign, ends: tuple[float, float], which: slice, refusal: str | None
+) -> None:
+    path = small_run / "quantize" / api.QAT_FILE
+    with h5py.File(path, "r+") as file:
+        altered = ranges(file)[which]
+        assert altered
+        for least, greatest in altered:
+            least[...], greatest[...] = ends
+    resign_stage(small_run / "quantize", api.QAT_FILE)
+    before = artifacts.sha256_file(small_run / "export" / artifacts.STAGE_FILE)
+    if refusal is None:
+        api.export(small_run)
+        every_file_loads(small_run)
+    else:
+        with pytest.raises(InputError, match=refusal):
+            api.export(small_run)
+        assert artifacts.sha256_file(small_run / "export" / artifacts.STAGE_FILE) == before, "the last export is kept"
+
+
+def test_batches_of_one_class_give_files_that_load(tmp_path: Path) -> None:
+    """A batch of one image holds one class."""
+    settings = recipe.load(
+        "fashion_cbam",
+        (*TINY, "data.train_images=40", "data.test_images=20", "train.batch_size=1", "quantize.batch_size=1"),
+    )
+    run = api.train(settings, tmp_path / "run")
+    api.quantize(run)
+    api.export(run)
+    every_file_loads(run)
+    history = (run / "train" / "history.csv").read_text().splitlines()
+    assert len(history) == 2
+    assert "nan" not in history[1].lower()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_image_that_holds_no_numbers_is_named(tmp_path: Path, value: float) -> None:
+    data = photos(tmp_path / "photos", {"cat": 12, "dog": 12}, None)
+    pixels = np.full((20, 20), 0.5, np.float32)
+    pixels[3, 4] = value
+    Image.fromarray(pixels).save(data / "dog" / "bad.tiff")
+    settings = recipe.load("fashion_cbam", (*TINY, f"data.source='{data}'"))
+    with pytest.raises(InputError, match=r"1 of 25 images .* cannot be read: dog/bad\.tiff has grey levels from "):
+        api.train(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
