@@ -619,6 +619,7 @@ def predict(
             inputs = preprocessing.normalize(pixels[np.newaxis], manifest.preprocessing)
             raw = session.run([adapters.to_input(inputs, entry.input)])[0][0]
             logits = adapters.to_real(raw, entry.output).astype(np.float64)
+            manifest.check_outputs(logits, path)
             if manifest.task == "regression":
                 values = manifest.real(logits[np.newaxis])[0]
                 predictions.append(Prediction(image, manifest.classes, (), tuple(float(value) for value in values)))
@@ -772,8 +773,8 @@ def _open_data(run: Path, on_event: OnEvent) -> tuple[Recipe, "Dataset", dict[st
 
     recipe = artifacts.load_recipe(run)
     dataset, data = datasets.load(recipe.data, on_event)
-    recorded = artifacts.read_json(run / "train" / "metrics.json")
-    if recorded["data_digest"] != datasets.digest(dataset):
+    recorded = artifacts.read_object(run / "train" / "metrics.json")
+    if recorded.get("data_digest") != datasets.digest(dataset):
         raise InputError(f"the images of {data.source} have changed since {run} was trained: start a new run with them")
     return recipe, dataset, preprocessing.describe(data)
 
@@ -869,9 +870,10 @@ def _begin_data(folder: Path, out: Path, dataset: "Dataset", source: str) -> dic
     begun = {"classes": list(dataset.classes), "data_digest": datasets.digest(dataset)}
     path = folder / "metrics.json"
     if path.is_file():
-        found = artifacts.read_json(path)
+        found = artifacts.read_object(path)
         if found.get("classes") != begun["classes"]:
-            then, now = (_enumerated(names) for names in (found.get("classes", []), begun["classes"]))
+            named = found.get("classes")
+            then, now = (_enumerated(names) for names in (named if isinstance(named, list) else [], begun["classes"]))
             raise InputError(
                 f"{out} was begun with the classes {then}, {source} now has {now}: put them back, or start anew with "
                 "--overwrite"
@@ -885,9 +887,10 @@ def _begin_data(folder: Path, out: Path, dataset: "Dataset", source: str) -> dic
     return begun
 
 
-def _enumerated(names: Sequence[str]) -> str:
+def _enumerated(names: Sequence[Any]) -> str:
     """``cat, dog``; of many the first and how many there are."""
-    return ", ".join(names) if len(names) < 6 else f"{', '.join(names[:3])}, … ({len(names)} in all)"
+    shown = ", ".join(map(str, names if len(names) < 6 else names[:3]))
+    return shown if len(names) < 6 else f"{shown}, … ({len(names)} in all)"
 
 
 def _how_right(

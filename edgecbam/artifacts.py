@@ -10,18 +10,17 @@ import errno
 import hashlib
 import io
 import json
-import math
 import os
 import shutil
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from edgecbam import __version__, array_file, recipe, run_lock
+from edgecbam import __version__, array_file, json_data, recipe, run_lock
 from edgecbam.errors import InputError
 from edgecbam.recipe import Recipe, Task
 
@@ -103,6 +102,14 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is missing: run the stage that writes it again") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON ({error}): run the stage that wrote it again") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """As read_json, of a file that holds an object."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds no JSON object: run the stage that wrote it again")
+    return found
 
 
 def create_run(run: Path, settings: Recipe, replace: bool = False) -> None:
@@ -253,6 +260,7 @@ def check_stage(run: Path, stage: str) -> str:
 
 MANIFEST_FILE = "manifest.json"
 SAMPLES_FILE = "samples.npz"
+DTYPES = ("float32", "int8", "uint8")  # of inputs and outputs of what edgecbam exports
 
 
 @dataclass(frozen=True)
@@ -317,6 +325,14 @@ class Manifest:
     target_mean: tuple[float, ...] = ()
     target_std: tuple[float, ...] = ()
 
+    def check_outputs(self, outputs: np.ndarray, path: Path) -> None:
+        """Raise InputError where what a file answered, [..., k] float, are no numbers or not one for each class."""
+        if outputs.shape[-1:] != (len(self.classes),):
+            found = f"{list(outputs.shape)} outputs for {len(self.classes)} classes"
+            raise InputError(f"{path} gives {found}: run `edgecbam export` again")
+        if not np.isfinite(outputs).all():
+            raise InputError(f"{path} gives outputs that are no numbers: it is damaged, or was trained to be so")
+
     def real(self, outputs: np.ndarray) -> np.ndarray:
         """Regression: outputs [n, k] of a file, already dequantized, as float64 values in the targets' own units."""
         std, mean = (np.asarray(values, np.float64) for values in (self.target_std, self.target_mean))
@@ -350,40 +366,35 @@ def load_manifest(folder: Path) -> Manifest:
     """Read ``manifest.json`` of an export folder; raises InputError naming what is wrong with it."""
     path = folder / MANIFEST_FILE
     raw = read_json(path)
+    if isinstance(raw, dict):
+        raw.pop("schema_version", None)
     try:
-        files = {
-            str(name): ModelFile(**{**entry, "input": _tensor(entry["input"]), "output": _tensor(entry["output"])})
-            for name, entry in raw["files"].items()
-        }
-        _refuse_paths(path, files)
-        return Manifest(
-            profile=raw["profile"],
-            classes=tuple(raw["classes"]),
-            preprocessing=dict(raw["preprocessing"]),
-            files=files,
-            recipe_digest=raw["recipe_digest"],
-            versions=dict(raw["versions"]),
-            **_task(raw),
-        )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{path} is no manifest of edgecbam ({error!r}): run `edgecbam export` again") from None
+        manifest = json_data.build(Manifest, raw)
+        _refuse_paths(path, manifest.files)
+        _check_manifest(manifest)
+    except ValueError as error:
+        raise InputError(f"{path} is no manifest of edgecbam ({error}): run `edgecbam export` again") from None
+    return manifest
 
 
-def _task(raw: dict[str, Any]) -> dict[str, Any]:
-    """What a manifest says of its task; those written before there was a choice say nothing of it."""
-    if "task" not in raw:
-        return {}
-    task, mean, std = raw["task"], tuple(raw["target_mean"]), tuple(raw["target_std"])
-    if task not in get_args(Task):
-        raise ValueError(f"task {task!r}")
-    count = len(raw["classes"]) if task == "regression" else 0
-    if len(mean) != count or len(std) != count or not all(math.isfinite(value) for value in (*mean, *std)):
-        raise ValueError(f"{len(mean)} target_mean and {len(std)} target_std where {count} finite ones belong")
-    return {"task": task, "target_mean": mean, "target_std": std}
-
-
-def _tensor(raw: dict[str, Any]) -> Tensor:
-    return Tensor(**{**raw, "shape": tuple(raw["shape"])})
+def _check_manifest(manifest: Manifest) -> None:
+    """Raise ValueError where parts of a manifest do not fit each other."""
+    if not manifest.classes:
+        raise ValueError("no classes")
+    count = len(manifest.classes) if manifest.task == "regression" else 0
+    if not len(manifest.target_mean) == len(manifest.target_std) == count:
+        found = f"{len(manifest.target_mean)} target_mean and {len(manifest.target_std)} target_std"
+        raise ValueError(f"{found} where {count} belong")
+    for name, file in manifest.files.items():
+        if file.output.shape[-1:] != (len(manifest.classes),):
+            raise ValueError(f"{name} has outputs {list(file.output.shape)} for {len(manifest.classes)} classes")
+        for tensor in (file.input, file.output):
+            if tensor.dtype not in DTYPES:
+                raise ValueError(f"{name} has the dtype {tensor.dtype!r:.40}")
+            if tensor.scale is not None and not (tensor.scale > 0 and abs(tensor.zero_point or 0) < 2**31):
+                raise ValueError(f"{name} has the scale {tensor.scale:g} and the zero point {tensor.zero_point}")
+            if (tensor.scale is None) is not (tensor.zero_point is None):
+                raise ValueError(f"{name} has a scale or a zero point alone")
 
 
 def write_samples(folder: Path, samples: Samples) -> None:
@@ -472,12 +483,12 @@ def load_stage(run: Path, stage: str) -> StageRecord:
         load_recipe(run)  # says so where this is no run folder at all
         raise InputError(f"{run} has no finished stage {stage}: run `{_command(run, stage)}` first")
     raw = read_json(path)
+    if isinstance(raw, dict):
+        raw.pop("schema_version", None)
     try:
-        record = StageRecord(
-            raw["stage"], dict(raw["files"]), dict(raw["parents"]), raw["recipe_digest"], raw["edgecbam_version"]
-        )
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path} lacks what a stage record holds: run `{_command(run, stage)}` again") from None
+        record = json_data.build(StageRecord, raw)
+    except ValueError as error:
+        raise InputError(f"{path} is no record of a stage ({error}): run `{_command(run, stage)}` again") from None
     _refuse_paths(path, record.files)
     return record
 

@@ -101,10 +101,15 @@ def _run(path: Path, manifest: Manifest, inputs: np.ndarray) -> tuple[list[np.nd
             ends = session.outputs
         finally:
             session.close()
-    return [
+    real = [
         np.concatenate([runtimes.to_real(answer[place], ends[place]) for answer in answers])
         for place in range(len(ends))
-    ], found
+    ]
+    manifest.check_outputs(real[0], path)
+    for gate, values in zip(found, real[1:], strict=True):
+        if not np.isfinite(values).all():
+            raise InputError(f"{path}: the {gate.kind} gate of {gate.block} has values that are no numbers")
+    return real, found
 
 
 def summary(explanations: Sequence[Explanation]) -> list[dict[str, Any]]:

@@ -50,10 +50,10 @@ def read(path: Path) -> KerasContent:
             version = str(json.loads(file.read("metadata.json"))["keras_version"])
             config = json.loads(file.read("config.json"))
             file.getinfo("model.weights.h5")
+        named = list(_classes(config))
     except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, RuntimeError, EOFError, OSError):
         # RuntimeError: encrypted, deeply nested, or compressed in an unknown way
         raise InputError(f"{path} is damaged or no .keras model") from None
-    named = list(_classes(config))
     foreign = {f"{module}.{name}" for module, name in named if _package(module) not in ("keras", "builtins", _OURS)}
     return KerasContent(
         version,

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from edgecbam.export import inspection
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 FILES = ("tiny_int8.tflite", "tiny_fp32.tflite", "tiny_split.tflite", "tiny_int8.onnx", "tiny_fp32.onnx")
 RESULT, ERROR, FAULT, HANG = 0, 2, 9, 10
+KINDS = {RESULT: "result", ERROR: "clean error", FAULT: "fault", HANG: "hang"}
 LIMIT_S = 20
 MEMORY = 8 * 2**30
 
@@ -49,12 +51,17 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
     return bytes(data)
 
 
-def work(path: Path) -> int:
-    """What `edgecbam inspect` does, then an inference; in the child."""
+def limit() -> None:
+    """Bound the memory of this process, and leave no core files."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def work(path: Path) -> int:
+    """What `edgecbam inspect` does, then an inference; in the child."""
+    limit()
     try:
         inspection.inspect(path)
         session = runtimes.find("litert" if path.suffix == ".tflite" else "onnxruntime").open(path, threads=1)
@@ -64,7 +71,7 @@ def work(path: Path) -> int:
     return RESULT
 
 
-def contained(path: Path, log: Path) -> tuple[int, str]:
+def contained(work: Callable[[], int], log: Path) -> tuple[int, str]:
     """The exit code of a child, negative where a signal ended it, and what it wrote where it failed."""
     child = os.fork()
     if child == 0:
@@ -73,7 +80,7 @@ def contained(path: Path, log: Path) -> tuple[int, str]:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
             try:
-                code = work(path)
+                code = work()
             except BaseException:
                 import traceback
 
@@ -103,8 +110,8 @@ def main() -> int:
             source = FIXTURES / draw.choice(FILES)
             path = Path(folder) / f"it{source.suffix}"
             path.write_bytes(mutated(source.read_bytes(), draw))
-            code, told = contained(path, Path(folder) / "log")
-            kind = {RESULT: "result", ERROR: "clean error", FAULT: "fault", HANG: "hang"}.get(code)
+            code, told = contained(lambda: work(path), Path(folder) / "log")  # noqa: B023
+            kind = KINDS.get(code)
             kind = kind or f"crash told: {signal.Signals(-code).name}"
             found[f"{source.suffix[1:]}: {kind}"] += 1
             if code in (FAULT, HANG):
