@@ -284,11 +284,12 @@ chaos: $(READY) test-compilers
 soak: $(READY)
 	"$(BIN)/python" tests/chaos/soak.py benchmarks/results/soak.json 30
 
-# Ten minutes: eight of atheris on our parsers, two of damaged files in the runtimes.
-fuzz: $(READY)
+# Ten minutes: six of atheris on our parsers, two of damaged files in the runtimes, two of damaged run folders.
+fuzz: $(READY) $(DEMO)/stage.json
 	rm -rf build/fuzz
-	"$(BIN)/python" tests/fuzz/fuzz.py all 480 build/fuzz
+	"$(BIN)/python" tests/fuzz/fuzz.py all 360 build/fuzz
 	"$(BIN)/python" tests/fuzz/native.py build/fuzz/native.json 120
+	"$(BIN)/python" tests/fuzz/folders.py build/fuzz/folders.json 120 runs/demo
 	"$(BIN)/python" tests/fuzz/fuzz.py summary build/fuzz benchmarks/results/fuzz.json
 
 # Wants a quiet machine.

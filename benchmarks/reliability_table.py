@@ -54,17 +54,28 @@ _ORDER = ("train", "quantize", "export", "verify", "benchmark", "report")
 
 
 def _fuzz(told: Mapping[str, Any]) -> str:
-    heads = ["Parser", "Inputs", "Crashes and wrong errors", "Hangs", "Too much memory"]
+    heads = ["Parser", "Inputs", "Crashes and wrong errors", "Hangs", "Too much memory", "Wrong acceptances"]
+    columns = ("crashes", "hangs", "memory", "wrong_acceptances")
     rows = [
-        [f"`{name}`", f"{one['inputs']:,}", str(one["crashes"]), str(one["hangs"]), str(one["memory"])]
+        [f"`{name}`", f"{one['inputs']:,}", *(str(one[column]) for column in columns)]
         for name, one in sorted(told["parsers"].items())
     ]
-    native = told["native"]
+    total = sum(one["inputs"] for one in told["parsers"].values())
+    native, runs = told["native"], told["runs"]
+    commands = sorted({kind.partition(":")[0] for kind in runs["kinds"]})
+    counts = [[runs["kinds"].get(f"{name}: {kind}", 0) for kind in ("clean error", "result")] for name in commands]
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in native["kinds"].items())
     return (
         f"{table(heads, rows)}\n\n"
-        f"Damaged models in the runtimes: {native['inputs']:,}; {kinds}. Faults: {native['faults']}."
+        f"{total:,} in all.\n\n"
+        f"Damaged models in the runtimes: {native['inputs']:,}; {kinds}. Faults: {native['faults']}.\n\n"
+        f"{table(['Damaged run folders into', 'Clean errors', 'Results'], _named(commands, counts))}\n\n"
+        f"{runs['inputs']:,} in all; faults: {runs['faults']}, of these wrong acceptances: {runs['wrong_acceptances']}."
     )
+
+
+def _named(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[list[str]]:
+    return [[f"`{name}`", *(f"{count:,}" for count in row)] for name, row in zip(names, counts, strict=True)]
 
 
 def _soak(told: Mapping[str, Any]) -> str:

@@ -350,6 +350,11 @@ def _assign(table: dict[str, Any], assignment: str) -> None:
     table[last] = value
 
 
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
 def _nearest(word: str, known: list[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {prefix}{close[0]}" if close else f"known are {', '.join(known)}"
@@ -365,7 +370,7 @@ def _build(cls: type, table: dict[str, Any], where: str, prefix: str) -> Any:
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, dict):
-                raise InputError(f"{where}: {prefix}{key} must be a section, got {value!r}")
+                raise InputError(f"{where}: {prefix}{key} must be a section, got {_shown(value)}")
             values[key] = _build(typing.cast(type, hint), value, where, f"{prefix}{key}.")
         else:
             values[key] = _convert(value, hint, fields[key].metadata, f"{where}: {prefix}{key}")
@@ -377,11 +382,11 @@ def _convert(value: Any, hint: Any, bounds: types.MappingProxyType[Any, Any], wh
     if origin is Literal:
         choices = list(typing.get_args(hint))
         if value not in choices:
-            raise InputError(f"{what} = {value!r} is not known: {_nearest(str(value), choices)}")
+            raise InputError(f"{what} = {_shown(value)} is not known: {_nearest(str(value)[:80], choices)}")
         return value
     if origin is tuple:
         if not isinstance(value, list):
-            raise InputError(f"{what} must be a list, got {value!r}")
+            raise InputError(f"{what} must be a list, got {_shown(value)}")
         return tuple(_convert(item, typing.get_args(hint)[0], bounds, what) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
@@ -389,7 +394,7 @@ def _convert(value: Any, hint: Any, bounds: types.MappingProxyType[Any, Any], wh
         except OverflowError:
             raise InputError(f"{what} is too large for a number") from None
     if type(value) is not hint:
-        raise InputError(f"{what} must be of type {hint.__name__}, got {value!r}")
+        raise InputError(f"{what} must be of type {hint.__name__}, got {_shown(value)}")
     if bounds and hint in (int, float):
         low, high = bounds["low"], bounds["high"]
         if not low <= value <= high:

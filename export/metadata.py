@@ -5,6 +5,7 @@ such as labels.txt, are a zip archive behind the model, in the same file
 (https://www.tensorflow.org/lite/models/convert/metadata).
 """
 
+import collections
 import io
 import struct
 import zipfile
@@ -74,7 +75,7 @@ def check_labels(labels: Sequence[str]) -> None:
                 f"the class name {label!r} cannot be a line of {LABELS}: rename the class, without line breaks and "
                 "blanks around it"
             )
-    doubled = next((label for label in labels if list(labels).count(label) > 1), None)
+    doubled = next((label for label, count in collections.Counter(labels).items() if count > 1), None)
     if doubled is not None:
         raise InputError(f"two classes have the name {doubled!r}: rename one of them")
 

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of one target with atheris, or of all in turn.
 
     python tests/fuzz/fuzz.py all SECONDS FOLDER     each target as long, one after the other
-    python tests/fuzz/fuzz.py summary FOLDER RESULT  what both this and native.py have tried there, as one JSON file
+    python tests/fuzz/fuzz.py summary FOLDER RESULT  what this, native.py and folders.py have tried, as one JSON file
     python tests/fuzz/fuzz.py TARGET [libFuzzer's options] CORPUS
 
 FOLDER/TARGET gathers inputs that reach new code, FOLDER/found what breaks a target; exit code 1 if anything does.
@@ -57,10 +57,12 @@ def every(seconds: float, folder: Path) -> int:
         )
         runs = re.search(r"stat::number_of_executed_units: *(\d+)", done.stderr)
         kinds = [path.name.removeprefix(f"{name}-").partition("-")[0] for path in (folder / "found").glob(f"{name}-*")]
+        wrong = int("WrongAcceptance" in done.stderr and kinds.count("crash") > 0)  # it ends with its first finding
         told[name] = {
             "inputs": int(runs[1]) if runs else 0,
             "ended": done.returncode,
-            "crashes": kinds.count("crash"),
+            "crashes": kinds.count("crash") - wrong,
+            "wrong_acceptances": wrong,
             "hangs": kinds.count("timeout"),
             "memory": kinds.count("oom"),
         }
@@ -78,8 +80,9 @@ if __name__ == "__main__":
         sys.exit(every(float(sys.argv[2]), Path(sys.argv[3])))
     if sys.argv[1] == "summary":
         folder, result = map(Path, sys.argv[2:])
-        parsers, native = (json.loads((folder / f"{name}.json").read_text()) for name in ("fuzz", "native"))
-        report = {"schema_version": 1, "parsers": parsers, "native": native}
+        names = {"parsers": "fuzz", "native": "native", "runs": "folders"}
+        found = {key: json.loads((folder / f"{name}.json").read_text()) for key, name in names.items()}
+        report = {"schema_version": 2, **found}
         result.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
         sys.exit()
     one(sys.argv[1])

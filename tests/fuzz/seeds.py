@@ -42,6 +42,13 @@ def _keras() -> bytes:
     return stream.getvalue()
 
 
+def _folder() -> bytes:
+    """Two classes of three images, a link and a pipe, as the target reads them."""
+    picture = _images()[0]
+    parts = [part for name in ("cat", "dog") for n in range(3) for part in (f"{name}/{n}.png".encode(), picture)]
+    return b"\xff\xfe".join([*parts, b"@cat/link.png", b"dog/0.png", b"|dog/pipe.png", b"", b"dog/note.txt", b"x"])
+
+
 def make() -> dict[str, list[bytes]]:
     """Seeds by target."""
     plain = (FIXTURES / "tiny_int8.tflite").read_bytes()
@@ -78,6 +85,7 @@ def make() -> dict[str, list[bytes]]:
         "plan": [json.dumps({"recipe": {"name": "x"}, "seeds": 2, "factors": ["ema"], "attention": ["cbam"]}).encode()],
         "image": _images(),
         "table": [b"file,price\na.png,1.5\nb.png,-2e3\n", b'file,"a ""b"""\r\n"x,y.png",1\r\n'],
+        "folder": [_folder()],
         "page": [json.dumps({"gates": [], "samples": [{"file": "samples/1.png", "label": "cat"}]}).encode()],
     }
 

@@ -1,5 +1,6 @@
 """The seeds and what fuzzing has found are read again, and half a minute is spent on looking for more."""
 
+import dataclasses
 import json
 import random
 import subprocess
@@ -51,6 +52,15 @@ def test_half_a_minute_of_looking_for_more(tmp_path: Path) -> None:
     assert list((tmp_path / "found").iterdir()) == []
 
 
+def test_a_wrong_acceptance_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgecbam.runtimes import onnx_file
+
+    whole = onnx_file.read
+    monkeypatch.setattr(onnx_file, "read", lambda path: dataclasses.replace(whole(path), ops=frozenset({"Relu"})))
+    with pytest.raises(targets.WrongAcceptance, match="other ops"):
+        targets.TARGETS["onnx"](SEEDS["onnx"][0])
+
+
 def test_damaged_models_in_the_runtimes(tmp_path: Path) -> None:
     command = [sys.executable, HERE / "native.py", tmp_path / "native.json", str(SECONDS / 2)]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, timeout=300)
@@ -60,3 +70,15 @@ def test_damaged_models_in_the_runtimes(tmp_path: Path) -> None:
     assert told["faults"] == 0
     assert any("result" in kind for kind in told["kinds"]), "or all changes would be too coarse"
     assert any("clean error" in kind for kind in told["kinds"])
+
+
+def test_damaged_run_folders(trained_run: Path, tmp_path: Path) -> None:
+    """Of a run without a report: what reads one ends in a clean error."""
+    command = [sys.executable, HERE / "folders.py", tmp_path / "folders.json", str(SECONDS / 2), trained_run]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:]
+    told = json.loads((tmp_path / "folders.json").read_text())
+    assert told["inputs"] > 20
+    assert told["faults"] == told["wrong_acceptances"] == 0
+    for kind in ("verify: clean error", "predict: result"):
+        assert told["kinds"][kind], "or all changes would be too coarse or too fine"
