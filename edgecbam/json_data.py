@@ -30,7 +30,7 @@ def _object(cls: Any, raw: Any, where: str) -> Any:
     needed = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
     for key in sorted(needed - raw.keys()):
         raise ValueError(f"{where} lacks {key}")
-    for key in raw.keys() - hints.keys():
+    for key in sorted(raw.keys() - hints.keys()):
         raise ValueError(f"{where} has the unknown key {key!r:.40}")
     return cls(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in raw.items()})
 

@@ -27,6 +27,7 @@ from edgecbam.benchmarks import protocol
 
 Command = Callable[[Path], object]
 QUICK = protocol.Protocol("quick", 1, 1, 1, 1, 1, "fuzzing", timeout_s=20)
+MANY, MANY_S = ("benchmark", "resume"), 120  # they start many processes, each with a limit of its own
 WRONG = 11  # an exit code beside native's: accepted although the digests do not fit
 STRANGE: tuple[Any, ...] = (
     *(None, True, -1, 0, 2**31, 2**40, 2**63, -(2**70), 1e308, float("nan"), float("inf"), 0.5),
@@ -212,7 +213,7 @@ def main() -> int:
     found: Counter[str] = Counter()
     faults: list[dict[str, str]] = []
     known = commands(source)
-    names = [name for name in known for _ in range(1 if name in ("benchmark", "resume") else 4)]
+    names = [name for name in known for _ in range(1 if name in MANY else 4)]
     api.predict(source, [_image(source)])  # imports what is needed, before the first child
     from edgecbam import quantization, training  # noqa: F401  TensorFlow
 
@@ -223,7 +224,8 @@ def main() -> int:
             name = draw.choice(names)
             command, stages = known[name]
             run, path, must_fail = changed(folder, source, draw, name, stages)
-            code, told = native.contained(lambda: work(run, command, must_fail), folder / "log")  # noqa: B023
+            limit = MANY_S if name in MANY else native.LIMIT_S
+            code, told = native.contained(lambda: work(run, command, must_fail), folder / "log", limit)  # noqa: B023
             kind = {**native.KINDS, WRONG: "wrong acceptance"}.get(code) or f"crash told: {-code}"
             found[f"{name}: {kind}"] += 1
             if code in (native.FAULT, native.HANG, WRONG):

@@ -71,7 +71,7 @@ def work(path: Path) -> int:
     return RESULT
 
 
-def contained(work: Callable[[], int], log: Path) -> tuple[int, str]:
+def contained(work: Callable[[], int], log: Path, limit_s: float = LIMIT_S) -> tuple[int, str]:
     """The exit code of a child, negative where a signal ended it, and what it wrote where it failed."""
     child = os.fork()
     if child == 0:
@@ -86,7 +86,7 @@ def contained(work: Callable[[], int], log: Path) -> tuple[int, str]:
 
                 traceback.print_exc()
             os._exit(code)
-    limit = time.monotonic() + LIMIT_S
+    limit = time.monotonic() + limit_s
     while time.monotonic() < limit:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
