@@ -46,7 +46,7 @@ def find_baseline(report: Path, candidates: Sequence[Path]) -> Baseline:
         InputError: no report, or it is of several models and none has the name of the only candidate.
     """
     path = report / REPORT_FILE if report.is_dir() else report
-    value = artifacts.read_json(path)
+    value = artifacts.read_json(path.resolve())  # the user has typed it, and it may be a link
     models = value.get("models") if isinstance(value, dict) else None
     if not isinstance(models, list) or not models or not all(_is_model(model) for model in models):
         raise InputError(f"{path} is no benchmark report of edgecbam")

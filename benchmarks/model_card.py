@@ -17,6 +17,7 @@ from edgecbam.errors import InputError
 from edgecbam.recipe import Recipe
 
 from . import report as reports
+from . import wording
 from .readme_table import table
 from .report import markdown_text
 from .wording import percent
@@ -35,7 +36,7 @@ def write(run: Path, folder: Path) -> None:
     """
     try:
         content = text(run)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, zipfile.BadZipFile) as error:
         raise InputError(f"{run} is not as edgecbam writes it ({error!r}): run its stages again") from None
     artifacts.write_whole(folder / FILE, content)
 
@@ -80,8 +81,8 @@ def _data(run: Path, recipe: Recipe) -> list[str]:
     bad = len(trained.get("bad_files", ()))
     source = recipe.data.source if not Path(recipe.data.source).is_absolute() else Path(recipe.data.source).name
     return [
-        f"`{source}`: {trained['train_images']:,} images to train, {trained['validation_images']:,} to validate, "
-        f"{trained['test_images']:,} to test; sha256 of all {trained['data_digest'][:16]}…; "
+        f"{_code(source)}: {trained['train_images']:,} images to train, {trained['validation_images']:,} to validate, "
+        f"{trained['test_images']:,} to test; sha256 of all {_code(trained['data_digest'][:16])}…; "
         f"{bad or 'no'} unreadable files left out."
     ]
 
@@ -102,12 +103,12 @@ def _accuracy(
     count = f"On {len(samples.images):,} test images."
     if manifest.task == "regression":
         rows = [
-            [f"`{name}`", *(f"{errors[target]:.4g}" for target in manifest.classes)]
+            [_code(name), *(f"{errors[target]:.4g}" for target in manifest.classes)]
             for name, errors in verified["rmse"].items()
         ]
         heads = ["RMSE", *map(markdown_text, manifest.classes)]
         return [f"{count} Each target in its own unit.", table(heads, rows)]
-    rows = [[f"`{name}`", percent(value)] for name, value in sorted(verified["accuracy"].items())]
+    rows = [[_code(name), percent(value)] for name, value in sorted(verified["accuracy"].items())]
     calibration = [("float (Keras)", metrics.calibration_error(samples.keras_float, samples.labels))]
     if integers is not None:
         calibration.append(("int8", metrics.calibration_error(_real(integers, manifest), samples.labels)))
@@ -118,6 +119,11 @@ def _accuracy(
         "Expected calibration error, 15 bins (the probability of the chosen class beside how often it is right): "
         f"{told}.",
     ]
+
+
+def _code(name: str) -> str:
+    """As code, where HTML and Markdown mean nothing, on one line."""
+    return f"`{wording.plain(name).replace('`', chr(39)).replace('|', '/')}`"
 
 
 def _real(integers: np.ndarray, manifest: Manifest) -> np.ndarray:
@@ -166,14 +172,21 @@ def _confusions(matrix: np.ndarray, classes: Sequence[str]) -> list[str]:
 def _machine(measured: Mapping[str, Any]) -> str:
     environment = measured["environment"]
     return (
-        f"{markdown_text(str(environment['cpu']))}, {environment['logical_cpus']} CPUs, "
-        f"{markdown_text(str(environment['os']))}; {measured['protocol']['name']} protocol. All of it: `report.md`."
+        f"{markdown_text(str(environment['cpu']))}, {markdown_text(str(environment['logical_cpus']))} CPUs, "
+        f"{markdown_text(str(environment['os']))}; {markdown_text(str(measured['protocol']['name']))} protocol. "
+        "All of it: `report.md`."
     )
 
 
 def _files(manifest: Manifest) -> str:
     rows = [
-        [f"`{name}`", f"{file.bytes:,}", file.precision, file.input.dtype, f"`{file.sha256[:16]}…`"]
+        [
+            _code(name),
+            f"{file.bytes:,}",
+            markdown_text(file.precision),
+            file.input.dtype,
+            _code(f"{file.sha256[:16]}…"),
+        ]
         for name, file in sorted(manifest.files.items())
     ]
     return table(["file", "bytes", "inside", "input", "sha256"], rows)

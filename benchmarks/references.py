@@ -88,7 +88,7 @@ def _ask(model: Path, target: Path, seed: int, shapes: Mapping[str, tuple[int, .
 def load_inputs(path: Path, infos: Sequence[TensorInfo]) -> list[list[np.ndarray]]:
     """Sets of real inputs from an .npz file; raises InputError where it does not hold what the model takes."""
     try:
-        arrays = array_file.load(path)
+        arrays = array_file.load(path.resolve())  # typed by the user, and may be a link
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the inputs {path}: {one_line(error)}") from None
     missing = [info.name for info in infos if info.name not in arrays]

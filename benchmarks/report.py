@@ -23,6 +23,7 @@ from .report_tables import Table
 
 MARKDOWN_FILE = "report.md"
 HTML_FILE = "report.html"
+MAX_RAW = 256 * 2**20  # bytes of single latencies: a thousand cells of the longest protocol have a tenth of that
 BUSY_LOAD = 0.5  # of the CPUs, before the first process started
 NO_CHARTS = f"Charts need matplotlib, which is not installed: {svg.COMMAND}, then make the report again."
 
@@ -38,7 +39,7 @@ def write(run: Path, folder: Path) -> None:
     samples = _read_samples(run / "benchmark" / RAW_FILE)
     try:
         write_pages(folder, report, verification, about(run), samples)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         raise InputError(
             f"{measured} or {verified} is not what edgecbam writes ({error!r}): run `edgecbam verify` and "
             "`edgecbam benchmark` again"
@@ -236,11 +237,11 @@ def _sections(
 
 def _read_samples(path: Path) -> dict[str, np.ndarray]:
     try:
-        return array_file.load(path)
+        return array_file.load(path, MAX_RAW)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run `edgecbam benchmark` again") from None
     except (OSError, ValueError):
-        raise InputError(f"{path} is damaged: run `edgecbam benchmark` again") from None
+        raise InputError(f"{path} is damaged or too large: run `edgecbam benchmark` again") from None
 
 
 def _title(report: Mapping[str, Any]) -> str:

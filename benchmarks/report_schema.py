@@ -71,10 +71,22 @@ def problem(report: Any) -> str:
         for key, kind in keys.items():
             if not all(isinstance(entry.get(key), kind) for entry in entries):
                 return f"an entry of {name} lacks {key}"
+    if not all(_is_comparison(entry) for entry in report["comparisons"]):
+        return "an entry of comparisons has no verdict or ratio"
     wrong = [
         name for name in ("protocol", "inputs", "devices", "environment") if not isinstance(report.get(name), dict)
     ]
     return f"{wrong[0]} is no object" if wrong else ""
+
+
+def _is_comparison(entry: Mapping[str, Any]) -> bool:
+    ratio = entry.get("ratio")
+    return (
+        entry.get("verdict") in ("faster", "slower", "inconclusive")
+        and isinstance(ratio, dict)
+        and {"value", "low", "high"} <= ratio.keys()
+        and all(value is None or (type(value) in (int, float) and value > 0) for value in ratio.values())
+    )
 
 
 def _from_1(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -228,6 +228,11 @@ def load_plan(out: Path) -> Plan:
     raw = artifacts.read_json(path)
     try:
         given = {key: raw[key] for key in GIVEN}
+        texts = (*given["factors"], *given["attention"], given["words"])
+        if type(given["seeds"]) is not int or type(given["benchmark"]) is not bool:
+            raise TypeError("seeds or benchmark")
+        if not all(isinstance(text, str) and text.isprintable() for text in texts):
+            raise TypeError("a name that is no text")
         return plan(recipes.from_table(raw["recipe"], str(path)), **given)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no plan of an ablation ({error!r}): begin anew with another --out") from None
@@ -317,7 +322,9 @@ def _kept(plan: Plan, out: Path, arm: Arm, seed: int) -> dict[str, Any] | None:
     path, run = _record_file(out, arm, seed), _run_folder(out, arm, seed)
     if not path.is_file() or not path.with_suffix(".npz").is_file():
         return None
-    record: dict[str, Any] = artifacts.read_json(path)
+    record = artifacts.read_object(path)
+    if not isinstance(record.get("stages"), dict) or not {*record["stages"]} <= {*artifacts.STAGES}:
+        return None
     needed = plan.stages(arm)
     fresh = all(artifacts.is_fresh(run, stage) for stage in needed)
     return (
@@ -400,15 +407,13 @@ class _Images:
 
 def _evaluate(run: Path, stages: Sequence[str], cache: _Images) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The figures of a run, and by ``PART_WEIGHTS`` which images are classified rightly: [n] bool."""
-    import tf_keras as keras
-
     from edgecbam import models, preprocessing, training
 
     recipe = artifacts.load_recipe(run)
     dataset, described = cache.of(recipe.data), preprocessing.describe(recipe.data)
     trained = artifacts.read_json(run / "train" / "metrics.json")
     training.begin(recipe.train.seed)
-    model = keras.models.load_model(run / "train" / api.MODEL_FILE, compile=False)
+    model = api.load_float(run)
     cost = models.Cost.of(model)
     parts = {
         "test": (dataset.test_images, dataset.test_labels),

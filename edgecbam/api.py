@@ -280,7 +280,7 @@ def quantize(run: Path, *, trust: bool = False, on_event: OnEvent = ignore) -> N
         ema_decay=recipe.quantize.ema_decay,
     )
     training.begin(settings.seed)
-    twin = _load_float(run)
+    twin = load_float(run)
     model = quantization.make_quantizable(twin, quantization.input_range(described))
     parts = calibration_batches(recipe, dataset, described)
     on_event(Event("quantize", message=f"calibrating {parts.images} images, then {settings.epochs} epochs of QAT"))
@@ -344,7 +344,7 @@ def export(run: Path, *, settings: Sequence[str] = (), on_event: OnEvent = ignor
         _change_recipe(run, settings)
     recipe, dataset, described = _open_data(run, on_event)
     training.begin(recipe.train.seed)
-    float_model = _load_float(run)
+    float_model = load_float(run)
     qat_model = _load_qat(run, described)
     ptq_model = _post_training(run, described, calibration_batches(recipe, dataset, described))
     count = _sample_count(recipe, dataset)
@@ -499,7 +499,10 @@ def _keep_others(old: Path, new: Path) -> None:
     """What a user has laid beside a report stays there when the report is renewed."""
     for path in old.iterdir() if old.is_dir() else ():
         if not (new / path.name).exists():
-            (shutil.copytree if path.is_dir() else shutil.copy2)(path, new / path.name)
+            if path.is_dir() and not path.is_symlink():
+                shutil.copytree(path, new / path.name, symlinks=True)
+            else:
+                shutil.copy2(path, new / path.name, follow_symlinks=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -712,7 +715,10 @@ def explain(run: Path, images: Sequence[Path], out: Path | None = None) -> list[
 
 
 def _title(name: str) -> str:
-    return name if len(name) <= 60 else f"{name[:59]}…"
+    from edgecbam.preprocessing import printable
+
+    shown = printable(name)
+    return shown if len(shown) <= 60 else f"{shown[:59]}…"
 
 
 def _reader(path: Path, runtime: str | None) -> Any:
@@ -783,7 +789,7 @@ def _post_training(run: Path, described: dict[str, Any], batches: CalibrationBat
     """The float model with weights and ranges quantized, without any training: what QAT has to beat."""
     from edgecbam import quantization, requantization
 
-    twin = _load_float(run)
+    twin = load_float(run)
     model = quantization.make_quantizable(twin, quantization.input_range(described))
     quantization.recompute_ranges(model, twin, batches)
     requantization.limit(model)
@@ -814,7 +820,8 @@ def _weights_file(model: Any) -> bytes:
     return stream.getvalue()
 
 
-def _load_float(run: Path) -> Any:
+def load_float(run: Path) -> Any:
+    """The trained model of a run; raises InputError where its file names code or cannot be read."""
     import tf_keras as keras
 
     import edgecbam.models  # noqa: F401  registers the layer classes that the file names
@@ -827,7 +834,8 @@ def _load_float(run: Path) -> Any:
         raise InputError(
             f"{path} names code ({named}) that edgecbam does not write: the run folder is not to be trusted"
         )
-    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    with _named_damage(path):
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
     _require_finite(model, path)
     return model
 
@@ -836,10 +844,24 @@ def _load_qat(run: Path, described: dict[str, Any]) -> Any:
     """The quantization-aware model of a run, with its ranges."""
     from edgecbam import quantization
 
-    model = quantization.make_quantizable(_load_float(run), quantization.input_range(described))
-    model.load_weights(run / "quantize" / QAT_FILE)
+    model = quantization.make_quantizable(load_float(run), quantization.input_range(described))
+    with _named_damage(run / "quantize" / QAT_FILE):
+        model.load_weights(run / "quantize" / QAT_FILE)
     _require_finite(model, run / "quantize" / QAT_FILE)
     return model
+
+
+@contextlib.contextmanager
+def _named_damage(path: Path) -> Iterator[None]:
+    """Turn what Keras raises over a damaged file, which is of many kinds, into an InputError that names it."""
+    from edgecbam.runtimes.session import one_line
+
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path} is damaged or of another network: {one_line(error)}; make it again") from error
 
 
 def _require_finite(model: Any, path: Path) -> None:

@@ -10,13 +10,15 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
+import re
 import shutil
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -70,7 +72,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut."""
     partial = path.with_name(f".{path.name}.partial")
     data = content.encode() if isinstance(content, str) else content
-    with open(partial, "wb", opener=_not_through_a_link) as file:
+    with _new_file(partial) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -78,9 +80,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
     _sync_folder(path.parent)
 
 
-def _not_through_a_link(path: str, flags: int) -> int:
-    """An opener for files to write in folders of strangers, where a link of that name could lead to any file."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+def _new_file(path: Path) -> IO[bytes]:
+    """Open a file that was not there; what was goes, since a link of that name could be any file of the user's."""
+    try:
+        return path.open("xb")
+    except FileExistsError:
+        path.unlink()
+        return path.open("xb")
 
 
 def require_writable(folder: Path) -> None:
@@ -95,13 +101,43 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raises InputError naming the file where it is missing or broken."""
+    """Read a JSON file; raises InputError naming the file where it is missing, broken, no file of its own or too large.
+
+    Numbers that float64 or int64 cannot hold, NaN, and text that is no Unicode are broken too.
+    """
+    array_file.require_own(path)
     try:
-        return json.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        value = json.loads(text, parse_constant=_refuse_number, parse_int=_whole, parse_float=_number)
+        if _SURROGATE.search(text):  # half of one is no text, though JSON can say it
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run the stage that writes it again") from None
+    except PermissionError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON ({error}): run the stage that wrote it again") from None
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _refuse_number(text: str) -> Any:
+    raise ValueError(f"{text[:40]} is no number")
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        _refuse_number(text)
+    return int(text)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        _refuse_number(text)
+    return value
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -146,9 +182,7 @@ def load_recipe(run: Path) -> Recipe:
         raise InputError(f"no run folder {run}: give the folder that `edgecbam run` or `edgecbam train` made")
     if not path.is_file():
         raise InputError(f"{run} is no run folder: it has no {RECIPE_FILE}")
-    for inside in run.iterdir():
-        if inside.is_symlink():
-            raise InputError(f"{inside} is a link, and could lead anywhere: put what it leads to in its place")
+    _refuse_links(run, deep=False)
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -188,6 +222,7 @@ def _locked_stage_folder(run: Path, stage: str, keep: bool) -> Iterator[Path]:
     origin = {"parents": parents, "recipe_digest": recipe_digest}
     if partial.exists() and not (keep and _read_origin(partial) == origin):
         shutil.rmtree(partial)  # begun from another parent or recipe, or not to be gone on in
+    _refuse_links(partial)
     partial.mkdir(exist_ok=True)
     for left in partial.rglob(".*.partial"):  # of a file that was just being written when the process was killed
         left.unlink()
@@ -379,8 +414,8 @@ def load_manifest(folder: Path) -> Manifest:
 
 def _check_manifest(manifest: Manifest) -> None:
     """Raise ValueError where parts of a manifest do not fit each other."""
-    if not manifest.classes:
-        raise ValueError("no classes")
+    if not manifest.classes or not manifest.files:
+        raise ValueError("no classes or no files")
     count = len(manifest.classes) if manifest.task == "regression" else 0
     if not len(manifest.target_mean) == len(manifest.target_std) == count:
         found = f"{len(manifest.target_mean)} target_mean and {len(manifest.target_std)} target_std"
@@ -440,6 +475,8 @@ def load_samples(folder: Path) -> Samples:
     if samples.images.ndim != 4 or samples.images.dtype != np.uint8:
         raise InputError(f"{path}: images must be [n, height, width, channels] uint8: run `edgecbam export` again")
     others = (samples.labels, samples.keras_float, samples.keras_qat)
+    if samples.labels.dtype.kind not in "iuf" or any(array.dtype.kind != "f" for array in others[1:]):
+        raise InputError(f"{path}: its labels or outputs are no numbers: run `edgecbam export` again")
     dimensions = [2 if samples.labels.dtype.kind == "f" else 1, 2, 2]  # float labels are the targets of a regression
     lengths = {a.shape[0] if a.ndim else 0 for a in others}
     if [a.ndim for a in others] != dimensions or lengths != {len(samples.images)} or lengths == {0}:
@@ -459,6 +496,13 @@ def check_task(folder: Path, manifest: Manifest, samples: Samples) -> None:
         raise InputError(
             f"{folder / SAMPLES_FILE} holds {targets or 'no'} targets, {MANIFEST_FILE} tells of "
             f"{len(manifest.classes) if regression else 'none'}: run `edgecbam export` again"
+        )
+    count = len(manifest.classes)
+    if {samples.keras_float.shape[1], samples.keras_qat.shape[1]} != {count}:
+        raise InputError(f"{folder / SAMPLES_FILE} has not {count} outputs for each image: run `edgecbam export` again")
+    if not regression and not ((samples.labels >= 0) & (samples.labels < count)).all():
+        raise InputError(
+            f"{folder / SAMPLES_FILE} has labels of none of the {count} classes: run `edgecbam export` again"
         )
 
 
@@ -491,6 +535,17 @@ def load_stage(run: Path, stage: str) -> StageRecord:
         raise InputError(f"{path} is no record of a stage ({error}): run `{_command(run, stage)}` again") from None
     _refuse_paths(path, record.files)
     return record
+
+
+def _refuse_links(folder: Path, deep: bool = True) -> None:
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if os.path.islink(os.path.join(place, name)):
+                raise InputError(
+                    f"{Path(place, name)} is a link, and could lead anywhere: put what it leads to in its place"
+                )
+        if not deep:
+            return
 
 
 def _refuse_paths(path: Path, names: Iterable[str]) -> None:

@@ -29,6 +29,8 @@ from edgecbam.recipe import DataConfig
 
 KEYS = ("height", "width", "channels", "resize", "mean", "std")
 MAX_PIXELS = 89_478_485  # of one image file: where Pillow too begins to suspect a decompression bomb
+LARGEST, SMALLEST_STD = 1e6, 1e-6  # of mean and std, in the unit of pixels
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # not EPS: Pillow runs Ghostscript on it
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # Pillow's, besides the I;16 family
 
 _ORIENTATION = 0x0112  # the EXIF tag; its values say how to turn the stored pixels upright
@@ -90,13 +92,13 @@ def check(preprocessing: Mapping[str, Any]) -> None:
 
 def _check_statistic(key: str, values: Any, channels: int) -> None:
     numbers = isinstance(values, (list, tuple)) and all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in values
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST for value in values
     )
     if not numbers or len(values) not in (1, channels):
         allowed = "1 number" if channels == 1 else f"1 or {channels} numbers"
         raise InputError(f"preprocessing: {key} must be a list of {allowed}, got {values!r}")
-    if key == "std" and min(values) <= 0:
-        raise InputError(f"preprocessing: std must be above 0, got {values!r}")
+    if key == "std" and min(values) < SMALLEST_STD:
+        raise InputError(f"preprocessing: std must be above 0, at least {SMALLEST_STD:g}, got {values!r}")
 
 
 def normalize(images: np.ndarray, preprocessing: Mapping[str, Any]) -> np.ndarray:
@@ -201,7 +203,7 @@ def _open(source: Path | bytes, path: Path) -> Image.Image:
             _check_file(source)
         elif not source:
             raise UnreadableImage(path, "is empty (0 bytes)")
-        image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+        image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
     except UnreadableImage:
         raise
     except PermissionError:

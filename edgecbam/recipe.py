@@ -12,6 +12,7 @@ import os
 import tomllib
 import types
 import typing
+import unicodedata
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -280,11 +281,22 @@ def from_table(table: dict[str, Any], where: str = "recipe") -> Recipe:
             f"{where}: model.widths has {len(recipe.model.widths)} stages but model.blocks has "
             f"{len(recipe.model.blocks)}: give one number of blocks for each width"
         )
+    if not _is_file_name(recipe.name):
+        raise InputError(
+            f"{where}: name = {_shown(recipe.name)} must do as the name of a folder: take letters, digits, - and _, "
+            "100 at most"
+        )
     if recipe.model.spatial_kernel % 2 == 0:
         raise InputError(f"{where}: model.spatial_kernel must be odd, got {recipe.model.spatial_kernel}")
     if not recipe.benchmark.runtimes:
         raise InputError(f"{where}: benchmark.runtimes is empty: name at least one, such as litert")
     return recipe
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a folder of any system can have the name, and it shows as it is."""
+    strange = any(character in '/\\:*?"<>|' or unicodedata.category(character)[0] == "C" for character in name)
+    return bool(name) and not strange and name == name.strip() and name[0] != "." and len(name.encode()) <= 100
 
 
 def shipped() -> list[str]:

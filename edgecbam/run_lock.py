@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,11 +76,16 @@ def hold(run: Path) -> Iterator[None]:
 def _open(path: Path) -> int:
     """Open or make the lock; never what a link of this name leads to, which may be anything of the user's."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise InputError(f"{path} is a link: the run folder is not to be trusted") from None
         raise OSError(error.errno, error.strerror, str(path.parent)) from None  # the folder is what can be mended
+    status = os.fstat(descriptor)
+    if status.st_nlink > 1 or not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise InputError(f"{path} is another file too, or no regular one: the run folder is not to be trusted")
+    return descriptor
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

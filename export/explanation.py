@@ -69,6 +69,8 @@ def explain(export: Path, images: Sequence[Path]) -> list[Explanation]:
     inputs = preprocessing.normalize(np.stack(pixels), manifest.preprocessing)
     answers, found = {}, {}
     for kind, name in FILES.items():
+        if name not in manifest.files:
+            raise InputError(f"{export / artifacts.MANIFEST_FILE} does not list {name}: run `edgecbam export` again")
         answers[kind], found[kind] = _run(export / name, manifest, inputs)
     if not found["float"]:
         raise InputError(f"{export.parent} has a network without attention: there are no gates to explain")

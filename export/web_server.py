@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         port = self.server.server_port
-        if self.headers.get("Host") not in (f"{HOST}:{port}", f"localhost:{port}"):
+        if self.headers.get_all("Host") not in ([f"{HOST}:{port}"], [f"localhost:{port}"]):
             # a name of elsewhere that was made to point here could otherwise read the answers
             return self._answer(
                 HTTPStatus.MISDIRECTED_REQUEST, b"this server answers to 127.0.0.1 alone\n", "text/plain"
@@ -121,7 +121,7 @@ def open_server(run: Path, port: int) -> Server:
 
 def _table(app: Path) -> dict[str, bytes | Path]:
     web = app / web_page.FOLDER
-    if not (web / web_page.PAGE_FILE).is_file():
+    if web.is_symlink() or not (web / web_page.PAGE_FILE).is_file():
         raise InputError(f"{app} has no page: run `edgecbam export {app.parent}` again")
     told = artifacts.read_json(web / web_page.PAGE_FILE)
     names = samples(web / web_page.PAGE_FILE)

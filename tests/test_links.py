@@ -51,9 +51,77 @@ def test_a_half_written_file_that_is_a_link_is_not_written_through(tmp_path: Pat
     run = tmp_path / "run"
     run.mkdir()
     (run / ".recipe.toml.partial").symlink_to(mine / "diary.txt")
-    with pytest.raises(OSError, match="symbolic link"):
-        artifacts.create_run(run, recipe.load("fashion_cbam"))
+    artifacts.create_run(run, recipe.load("fashion_cbam"))
     assert untouched(mine)
+
+
+def test_nothing_is_written_into_another_name_of_a_file(small_run: Path, mine: Path) -> None:
+    (small_run / "explain").mkdir()
+    os.link(mine / "diary.txt", small_run / "explain" / ".explain.json.partial")
+    artifacts.write_json(small_run / "explain" / "explain.json", {})
+    assert untouched(mine)
+    os.link(mine / "diary.txt", small_run / run_lock.LOCK_FILE)
+    with pytest.raises(InputError, match=r"\.lock is another file too"):
+        api.export(small_run)
+    assert untouched(mine)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link", "large"])
+def test_what_is_no_file_of_its_own_is_not_read(small_run: Path, mine: Path, kind: str) -> None:
+    path = small_run / "export" / artifacts.MANIFEST_FILE
+    path.rename(mine / "manifest.json")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "large":
+        with path.open("wb") as file:
+            file.truncate(3 * 2**30)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else mine / "manifest.json")
+    image = next((small_run / "app" / "web" / "samples").glob("*.png"))
+    with pytest.raises(InputError, match=r"is a link, and could|is no regular file|has 3,221,225,472 bytes, more than"):
+        api.predict(small_run, [image])
+
+
+def test_what_lies_beside_a_report_is_copied_as_it_is(tmp_path: Path, mine: Path) -> None:
+    """A link stays one: what it leads to is not copied into the new folder."""
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "old" / "folder").symlink_to(mine)
+    (tmp_path / "old" / "file").symlink_to(mine / "diary.txt")
+    api._keep_others(tmp_path / "old", tmp_path / "new")
+    assert (tmp_path / "new" / "folder").is_symlink()
+    assert (tmp_path / "new" / "file").is_symlink()
+
+
+@pytest.mark.parametrize("stage", ["train", "quantize"])
+def test_links_in_unfinished_work_are_refused(small_run: Path, mine: Path, stage: str) -> None:
+    """Checkpoints that a killed process left are swept away: those in other folders are not."""
+    partial = artifacts.partial_folder(small_run, stage)
+    shutil.copytree(small_run / stage, partial)
+    shutil.rmtree(partial / "checkpoints", ignore_errors=True)
+    (partial / "checkpoints").symlink_to(mine)
+    shutil.rmtree(small_run / stage)
+    with pytest.raises(InputError, match=r"checkpoints is a link, and could lead anywhere"):
+        (api.train if stage == "train" else api.quantize)(
+            *((None, small_run) if stage == "train" else (small_run,)), **({"resume": True} if stage == "train" else {})
+        )
+    assert untouched(mine)
+
+
+def test_a_list_of_checkpoints_that_names_others_is_not_believed(small_run: Path, mine: Path) -> None:
+    partial = artifacts.partial_folder(small_run, "quantize")
+    shutil.copytree(small_run / "quantize", partial)
+    shutil.rmtree(small_run / "quantize")
+    (partial / "checkpoints").mkdir(exist_ok=True)
+    for end in ("index", "data-00000-of-00001"):
+        (mine / f"best.{end}").write_text("mine")
+    (partial / "checkpoints" / "checkpoint").write_text(
+        f'model_checkpoint_path: "{mine}/best"\nall_model_checkpoint_paths: "{mine}/best"\n'
+        "all_model_checkpoint_timestamps: 1.0\nlast_preserved_timestamp: 1.0\n"
+    )
+    with pytest.raises(InputError, match=r"checkpoint names files outside of its folder"):
+        api.quantize(small_run)
+    assert {path.name for path in mine.iterdir()} == {"diary.txt", "best.index", "best.data-00000-of-00001"}
 
 
 def test_a_file_of_a_stage_that_lies_elsewhere_is_refused(small_run: Path, mine: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -113,5 +114,102 @@ def test_a_keras_file_that_unpacks_to_too_much_is_refused(tmp_path: Path, depth:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", bytes(keras_file.MAX_CONFIG + 1))
     assert path.stat().st_size < 100_000
-    with pytest.raises(InputError, match=r"unpacks to 67,108,865 bytes, more than edgecbam reads"):
+    with pytest.raises(InputError, match=r"unpacks to 67,108,865 bytes in 1 parts, more than edgecbam reads"):
+        keras_file.read(path)
+
+
+def with_layer(source: Path, target: Path, name: str, config: dict[str, object], node: list[object]) -> None:
+    """A .keras file with one more layer, which is called with constants when the file is opened."""
+    layer = {
+        "module": "keras.layers",
+        "class_name": name,
+        "config": {"name": "extra", "trainable": True, "dtype": "float32", **config},
+        "registered_name": name,
+        "name": "extra",
+        "build_config": {"input_shape": None},
+        "inbound_nodes": [node],
+    }
+    with zipfile.ZipFile(source) as archive:
+        parts = {part: archive.read(part) for part in archive.namelist()}
+    told = json.loads(parts["config.json"])
+    told["config"]["layers"].insert(1, layer)
+    parts["config.json"] = json.dumps(told).encode()
+    with zipfile.ZipFile(target, "w") as archive:
+        for part, content in parts.items():
+            archive.writestr(part, content)
+
+
+def test_a_keras_file_that_would_write_a_file_is_refused_everywhere(
+    small_run: Path, tmp_path: Path, resign_stage: Callable[[Path, str], None]
+) -> None:
+    """TFOpLambda calls any function of TensorFlow; Keras' safe mode lets it."""
+    import tf_keras as keras
+
+    from edgecbam import ablation
+    from edgecbam.runtimes import CannotRun, find
+
+    path, written = small_run / "train" / "model.keras", tmp_path / "written"
+    node = ["_CONSTANT_VALUE", -1, str(written), {"contents": "x"}]
+    with_layer(path, tmp_path / "evil.keras", "TFOpLambda", {"function": "io.write_file"}, node)
+    with pytest.raises(AttributeError, match="_keras_history"):  # afterwards
+        keras.models.load_model(tmp_path / "evil.keras", compile=False, safe_mode=True)
+    assert written.read_text() == "x", "or this would prove nothing"
+    written.unlink()
+    with pytest.raises(CannotRun, match=r"needs keras\.layers\.TFOpLambda of io\.write_file"):
+        find("keras").open(tmp_path / "evil.keras")
+    shutil.copy(tmp_path / "evil.keras", path)
+    resign_stage(small_run / "train", "model.keras")
+    cache = ablation._Images()
+    for work in (api.load_float, api.quantize, lambda run: ablation._evaluate(run, ("train",), cache)):
+        with pytest.raises(InputError, match=r"names code \(keras\.layers\.TFOpLambda of io\.write_file\)|stale"):
+            work(small_run)
+    assert not written.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("TFOpLambda", {"function": "load_op_library"}),
+        ("TFOpLambda", {"function": ["math.add"]}),
+        ("TFOpLambda", {}),
+        ("SlicingOpLambda", {"function": "io.gfile.rmtree"}),
+        ("StringLookup", {"vocabulary": "/etc/passwd"}),
+        ("TextVectorization", {"vocabulary": "/etc/passwd"}),
+        ("Dense", {"activation": {"class_name": "function", "module": "builtins", "config": "input"}}),
+        ("Dense", {"activation": {"class_name": "__typespec__", "module": "this", "spec_name": "x"}}),
+        ("Dense", {"activation": {"class_name": ["Dense"], "module": "this"}}),
+        ("get_file", {}),
+    ],
+)
+def test_layers_that_do_more_than_compute_are_named(
+    trained_run: Path, tmp_path: Path, name: str, config: dict[str, object]
+) -> None:
+    from edgecbam.runtimes import keras_file
+
+    with_layer(trained_run / "train" / "model.keras", tmp_path / "it.keras", name, config, [])
+    assert keras_file.read(tmp_path / "it.keras").foreign
+
+
+def test_arithmetic_of_layers_is_allowed(tmp_path: Path) -> None:
+    """As ``2 * image[:, 1:] + 3`` in Python gives it."""
+    import tf_keras as keras
+
+    from edgecbam.runtimes import keras_file
+
+    image = keras.Input((8, 8, 1), name="image")
+    keras.Model(image, keras.layers.Flatten()(2 * image[:, 1:] + 3)).save(tmp_path / "it.keras")
+    told = keras_file.read(tmp_path / "it.keras")
+    assert told.foreign == ()
+    assert not told.code
+
+
+def test_parts_of_the_same_name_are_counted_each(tmp_path: Path) -> None:
+    from edgecbam.runtimes import keras_file
+
+    path = tmp_path / "bomb.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile warns of the names
+        for _ in range(3):
+            archive.writestr("config.json", bytes(keras_file.MAX_CONFIG // 2))
+    with pytest.raises(InputError, match=r"unpacks to 100,663,296 bytes in 3 parts"):
         keras_file.read(path)

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from edgecbam.errors import InputError
+from edgecbam.runtimes import keras_classes
 
 _OURS = "edgecbam"
 MAX_CONFIG, MAX_TOTAL = 64 * 2**20, 4 * 2**30  # bytes, unpacked; ResNet-152's configuration has 0.2 MiB
+MAX_PARTS = 1000
 _CODE = ("Lambda", "__lambda__")  # class names of Python functions that are kept as byte code
 
 
@@ -25,7 +27,7 @@ class KerasContent:
 
     Attributes:
         keras_version: of the Keras that wrote it, such as ``"2.21.0"``.
-        foreign: classes of neither Keras nor edgecbam, such as ``"mypackage.layers.Swish"``, sorted.
+        foreign: what is not on the list of keras_classes.py, such as ``"mypackage.layers.Swish"``, sorted.
         ours: whether it has classes of edgecbam.
         code: whether it holds Python byte code (Lambda layers).
     """
@@ -40,35 +42,49 @@ def read(path: Path) -> KerasContent:
     """Read a file; raises InputError where it is damaged, unpacks to too much or is no .keras file."""
     try:
         with zipfile.ZipFile(path) as file:
-            sizes = {info.filename: info.file_size for info in file.infolist()}
-            large = max(sizes.get("config.json", 0), sizes.get("metadata.json", 0)) > MAX_CONFIG
-            if large or sum(sizes.values()) > MAX_TOTAL:
-                raise InputError(f"{path} unpacks to {sum(sizes.values()):,} bytes, more than edgecbam reads")
+            parts = file.infolist()  # a name may be there twice, and each is unpacked
+            total, config_size = (
+                sum(part.file_size for part in parts if part.filename.endswith(end)) for end in ("", ".json")
+            )
+            if len(parts) > MAX_PARTS or config_size > MAX_CONFIG or total > MAX_TOTAL:
+                raise InputError(f"{path} unpacks to {total:,} bytes in {len(parts):,} parts, more than edgecbam reads")
             damaged = file.testzip()
             if damaged is not None:
                 raise InputError(f"{path} is damaged: the checksum of {damaged} is wrong")
             version = str(json.loads(file.read("metadata.json"))["keras_version"])
             config = json.loads(file.read("config.json"))
             file.getinfo("model.weights.h5")
+        if isinstance(config, dict):
+            config.pop("compile_config", None)  # is not looked at: models are opened without
         named = list(_classes(config))
     except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, RuntimeError, EOFError, OSError):
         # RuntimeError: encrypted, deeply nested, or compressed in an unknown way
         raise InputError(f"{path} is damaged or no .keras model") from None
-    foreign = {f"{module}.{name}" for module, name in named if _package(module) not in ("keras", "builtins", _OURS)}
+    foreign = {
+        _shown(module, name, entry)
+        for module, name, entry in named
+        if name not in _CODE and not keras_classes.is_allowed(_package(module), name, entry)
+    }
     return KerasContent(
         version,
         tuple(sorted(foreign)),
-        any(_package(module) == _OURS for module, _ in named),
-        any(name in _CODE for _, name in named),
+        any(_package(module) == _OURS for module, _, _ in named),
+        any(name in _CODE for _, name, _ in named),
     )
 
 
-def _classes(value: Any) -> Iterator[tuple[str, str]]:
-    """Module and name of every class that a configuration names; Keras' own where it names no module."""
+def _shown(module: str, name: str, entry: dict[str, Any]) -> str:
+    config = entry.get("config")
+    function = config.get("function") if isinstance(config, dict) else None
+    return f"{module}.{name}" + (f" of {function}" if isinstance(function, str) else "")
+
+
+def _classes(value: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Module and name of every class that a configuration names, and where; Keras' own where it names no module."""
     if isinstance(value, dict):
         name, module = value.get("class_name"), value.get("module")
-        if isinstance(name, str):
-            yield (module if isinstance(module, str) else "keras"), name
+        if name is not None:
+            yield (module if isinstance(module, str) else "keras"), str(name), value
         children = list(value.values())
     else:
         children = value if isinstance(value, list) else []

@@ -169,7 +169,10 @@ def _refuse(model: Path, content: keras_file.KerasContent) -> None:
     if content.code:
         raise CannotRun(f"{model.name} has a Lambda layer, which is Python code: edgecbam runs none from a model file")
     if content.foreign:
-        raise CannotRun(f"{model.name} needs {', '.join(content.foreign)}, which is neither Keras' nor edgecbam's own")
+        raise CannotRun(
+            f"{model.name} needs {', '.join(content.foreign)}: of a file edgecbam makes only Keras' and its own layers "
+            "that compute and do nothing else"
+        )
     if not content.keras_version.startswith("2."):
         raise CannotRun(
             f"{model.name} was written by Keras {content.keras_version}: the runtime keras reads those of Keras 2 "

@@ -190,6 +190,11 @@ def _mend_list(folder: Path) -> None:
     except ValueError:  # the list is empty
         state = None
     if state is not None and state.model_checkpoint_path:
+        named = (state.model_checkpoint_path, *state.all_model_checkpoint_paths)
+        if not all(Path(path).parent.resolve() == folder.resolve() for path in named):
+            raise InputError(
+                f"{folder / 'checkpoint'} names files outside of its folder: start anew with --overwrite, or remove it"
+            )
         return
     numbered = {int(path.stem.rpartition("-")[2]): path for path in folder.glob("ckpt-*.index")}
     if not (folder / "checkpoint").exists():  # the first one was just being written, or is whole

@@ -100,3 +100,46 @@ def test_files_that_are_no_models(tmp_path: Path, name: str, content: bytes, wro
         inspection.inspect(tmp_path / name)
     with pytest.raises(InputError, match="no model file"):
         inspection.inspect(tmp_path / f"missing-{name}.onnx")
+
+
+def laughs(count: int) -> bytes:
+    """A .tflite file whose graphs are all the same one, with tensors that are all the same one: count ** 2 parts."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1024)
+    name = builder.CreateString("t")
+
+    def part(fields: int, **slots: int) -> int:
+        builder.StartObject(fields)
+        for slot, offset in slots.items():
+            builder.PrependUOffsetTRelativeSlot(int(slot[1:]), offset, 0)
+        return int(builder.EndObject())
+
+    def again(offset: int) -> int:
+        builder.StartVector(4, count, 4)
+        for _ in range(count):
+            builder.PrependUOffsetTRelative(offset)
+        return int(builder.EndVector())
+
+    graphs = again(part(6, _0=again(part(11, _3=name))))
+    builder.StartObject(8)
+    builder.PrependUint32Slot(0, 3, 0)
+    builder.PrependUOffsetTRelativeSlot(2, graphs, 0)
+    builder.Finish(builder.EndObject(), b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.mark.parametrize("count", [1_500, 20_000])
+def test_parts_that_lead_to_the_same_over_and_over_are_refused_at_once(count: int, tmp_path: Path) -> None:
+    from flatbuffers import table
+
+    before = table.Table.VectorLen
+    path = tmp_path / "laughs.tflite"
+    path.write_bytes(laughs(count))
+    start = time.monotonic()
+    with pytest.raises(
+        InputError, match=r"laughs\.tflite is damaged \(its parts lead to the same ones over and over\)"
+    ):
+        inspection.inspect(path)
+    assert time.monotonic() - start < 20, "there are 400,000,000 parts in it"
+    assert table.Table.VectorLen is before

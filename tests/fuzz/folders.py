@@ -58,7 +58,7 @@ def _open(run: Path) -> None:
     """What quantize and export begin with; they work in a process of their own too."""
     artifacts.check_stage(run, "quantize")
     _, _, described = api._open_data(run, events.ignore)
-    api._load_float(run)
+    api.load_float(run)
     api._load_qat(run, described)
 
 
