@@ -50,8 +50,8 @@ _counting = threading.Lock()
 def _counted(budget: int) -> Iterator[None]:
     """Bound what is read through FlatBuffers by the size of the file.
 
-    Parts of a FlatBuffer are found by offsets, and nothing keeps a thousand of them from leading to the same vector of a
-    thousand that lead to another: a file of 12 KB unpacks to 10^6 parts.
+    Parts of a FlatBuffer are found by offsets, and nothing keeps a thousand of them from leading to the same vector of
+    a thousand that lead to another: a file of 12 KB unpacks to 10^6 parts.
 
     Raises:
         ValueError: in the block, when more elements were read.

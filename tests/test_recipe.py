@@ -40,13 +40,14 @@ def configs(cls: type) -> st.SearchStrategy[Any]:
 
 
 def consistent(drawn: Recipe) -> Recipe:
-    """The drawn recipe with the three conditions that tie several values together."""
+    """The drawn recipe with the three conditions that tie several values together, and a name for a folder."""
     widths = drawn.model.widths or (8,)
     blocks = (drawn.model.blocks * len(widths) or (1,) * len(widths))[: len(widths)]
     kernel = drawn.model.spatial_kernel | 1
     model = dataclasses.replace(drawn.model, widths=widths, blocks=blocks, spatial_kernel=kernel)
     benchmark = dataclasses.replace(drawn.benchmark, runtimes=drawn.benchmark.runtimes or ("litert",))
-    return dataclasses.replace(drawn, model=model, benchmark=benchmark)
+    name = "".join(character for character in drawn.name if character.isalnum()) or "custom"
+    return dataclasses.replace(drawn, name=name, model=model, benchmark=benchmark)
 
 
 recipes = configs(Recipe).map(consistent)
@@ -186,3 +187,18 @@ def test_a_digest_of_sections_ignores_the_others() -> None:
     other = recipe.override(one, ("benchmark.threads=2",))
     assert one.digest("data", "model", "train") == other.digest("data", "model", "train")
     assert one.digest() != other.digest()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " x", "x ", ".x", "..", "a/b", "../x", "/x", "a\\b", "C:x", "a\0b", "a\nb", "\x1b[31m", "\u202ex", "x" * 101],
+)
+def test_a_name_that_no_folder_should_have_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"name = .* must do as the name of a folder") as refused:
+        recipe.from_table({"name": name})
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["x", "my_photos-2", "Fotos von Ödön", "猫", "x" * 100, "a.b"])
+def test_other_names_are_taken(name: str) -> None:
+    assert recipe.from_table({"name": name}).name == name

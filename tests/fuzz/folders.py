@@ -30,7 +30,7 @@ QUICK = protocol.Protocol("quick", 1, 1, 1, 1, 1, "fuzzing", timeout_s=20)
 MANY, MANY_S = ("benchmark", "resume"), 120  # they start many processes, each with a limit of its own
 WRONG = 11  # an exit code beside native's: accepted although the digests do not fit
 STRANGE: tuple[Any, ...] = (
-    *(None, True, -1, 0, 2**31, 2**40, 2**63, -(2**70), 1e308, float("nan"), float("inf"), 0.5),
+    *(None, True, -1, 0, 10**400, 2**31, 2**40, 2**63, -(2**70), 1e308, float("nan"), float("inf"), 0.5),
     *("", "x", "../../etc/passwd", "/etc/passwd", "a\0b", "\ud800", "<script>", "x" * 70000, "int8", "float32", "%s{}"),
     *([], {}, [None], [[]], {"": None}, [0] * 5000, [-1, -1], {"a": {"b": []}}),
 )
