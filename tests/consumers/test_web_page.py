@@ -508,6 +508,14 @@ def test_the_server_answers_to_this_machine_alone(server: web_server.Server) -> 
     assert ask(server, "/manifest.json", Host=f"localhost:{server.server_port}").status == 200
 
 
+def test_two_names_in_one_request_are_refused(server: web_server.Server) -> None:
+    """Whichever of them a proxy had believed."""
+    hosts = f"Host: 127.0.0.1:{server.server_port}\r\nHost: evil.example\r\n"
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
+        connection.sendall(f"GET /manifest.json HTTP/1.1\r\n{hosts}\r\n".encode())
+        assert b" 421 " in connection.recv(100)
+
+
 def test_other_methods_and_half_requests_do_no_harm(server: web_server.Server) -> None:
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
