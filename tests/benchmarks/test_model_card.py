@@ -100,7 +100,11 @@ def test_many_classes_and_evil_names(run: Path) -> None:
     folder = run / "export"
     manifest, samples = artifacts.load_manifest(folder), artifacts.load_samples(folder)
     names = ("a|b", "<script>", "*bold*", *(f"class {i}" for i in range(27)))
-    artifacts.write_manifest(folder, dataclasses.replace(manifest, classes=names))
+    files = {
+        name: dataclasses.replace(file, output=dataclasses.replace(file.output, shape=(1, 30)))
+        for name, file in manifest.files.items()
+    }
+    artifacts.write_manifest(folder, dataclasses.replace(manifest, classes=names, files=files))
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 30, len(samples.labels))
     logits = rng.normal(size=(len(labels), 30)).astype(np.float32)
