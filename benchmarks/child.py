@@ -172,7 +172,8 @@ class Child:
             with contextlib.suppress(ValueError):
                 how = signal.Signals(-code).name
         words = self.last_words()
-        if _killed_for_memory() > self._killed_before or "bad_alloc" in words:
+        ended = code == -signal.SIGKILL and _killed_for_memory() > self._killed_before
+        if ended or "bad_alloc" in words:
             return f"{OUT_OF_MEMORY}: died {self._doing} ({how})"
         return f"died {self._doing} ({how})" + (f": {words}" if words else "")
 

@@ -33,6 +33,7 @@ SCHEMA_VERSION = 3
 REPORT_FILE = "report.json"
 RAW_FILE = "samples.npz"
 RAW_KEY = "raw_ns"
+MAX_RAW = 64 * 2**20  # bytes of single latencies: those of 900 cells of the longest protocol
 MEASURED = ("ok", "functional_only", "wrong_output")  # what measuring again would not change
 
 
@@ -133,9 +134,9 @@ def read_report(folder: Path) -> dict[str, Any]:
     if problem:
         raise InputError(f"{folder / REPORT_FILE} is no whole report of this edgecbam ({problem}): measure anew")
     try:
-        report[RAW_KEY] = array_file.load(folder / RAW_FILE)
+        report[RAW_KEY] = array_file.load(folder / RAW_FILE, MAX_RAW)
     except (OSError, ValueError):
-        raise InputError(f"{folder / RAW_FILE} is missing or damaged: measure into another --out") from None
+        raise InputError(f"{folder / RAW_FILE} is missing, damaged or too large: measure into another --out") from None
     return dict(report)
 
 

@@ -18,12 +18,11 @@ from . import charts, html_page, report_schema, svg, wording
 from . import report_tables as tables_of
 from .chart_parts import Chart
 from .html_page import Section
-from .measure import RAW_FILE, REPORT_FILE
+from .measure import MAX_RAW, RAW_FILE, REPORT_FILE
 from .report_tables import Table
 
 MARKDOWN_FILE = "report.md"
 HTML_FILE = "report.html"
-MAX_RAW = 256 * 2**20  # bytes of single latencies: a thousand cells of the longest protocol have a tenth of that
 BUSY_LOAD = 0.5  # of the CPUs, before the first process started
 NO_CHARTS = f"Charts need matplotlib, which is not installed: {svg.COMMAND}, then make the report again."
 
