@@ -276,7 +276,8 @@ bench-full: $(READY) test-data
 	done
 	"$(BIN)/python" -m edgecbam.benchmarks.trainings benchmarks/results docs/results.md runs/fashion_small runs/fashion_resnet20
 
-# An hour or two: every change of a file in every stage, 200 kills.
+# Three hours of one CPU: every change of a file in every stage, 200 kills. What each part found is kept in build/chaos,
+# so that it goes on where it was stopped; ARGS="--only faults-export kills" does parts of it in a second process.
 chaos: $(READY) test-compilers
 	"$(BIN)/python" tests/chaos/crashes.py benchmarks/results/chaos.json --parts build/chaos $(ARGS)
 
