@@ -344,6 +344,17 @@ def summary(folder: Path, names: Iterable[str], settings: dict[str, Any]) -> dic
     }
 
 
+def _code() -> str:
+    """sha256 of all sources: what was found with others is found again."""
+    root = Path(__file__).parents[2]
+    whole = hashlib.sha256()
+    for name in ("edgecbam", "export", "benchmarks", "tests/chaos"):
+        for path in sorted((root / name).rglob("*")):
+            if path.suffix in (".py", ".c", ".toml") and path.is_file():
+                whole.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return whole.hexdigest()
+
+
 def _kept(path: Path, settings: dict[str, Any]) -> Any:
     """What a part found, if it was made with these settings; else None."""
     told = json.loads(path.read_text()) if path.exists() else {}
@@ -382,6 +393,7 @@ def main() -> None:
         "edgecbam": __version__,
         "tensorflow": tensorflow.__version__,
         "os": platform.platform(),
+        "code": _code(),
     }
     folder = options.parts or options.work / "parts"
     folder.mkdir(parents=True, exist_ok=True)
