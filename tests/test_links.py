@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from edgecbam import api, artifacts, recipe, run_lock
-from edgecbam.datasets import scan
+from edgecbam.datasets import folder
 from edgecbam.errors import InputError
+from edgecbam.recipe import DataConfig
 
 Stage = Callable[[Path], object]
 
@@ -138,7 +139,7 @@ def test_a_run_folder_behind_a_link_is_worked_in(small_run: Path, tmp_path: Path
     assert artifacts.check_stage(tmp_path / "link", "export")
 
 
-def test_pipes_and_devices_are_no_images(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_named_and_not_waited_on(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for number in range(3):
@@ -146,6 +147,7 @@ def test_pipes_and_devices_are_no_images(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "cat" / "pipe.png")
     (tmp_path / "cat" / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "cat" / "nothing.png").symlink_to(tmp_path / "nowhere")
-    found = scan.scan(tmp_path)
-    assert len(found.train) == 6
-    assert found.ignored == {".png": 3}
+    with pytest.raises(
+        InputError, match=r"3 of 9 images .* cat/nothing\.png does not exist; cat/pipe\.png is no regular"
+    ):
+        folder.load(tmp_path, DataConfig(cache="memory"), lambda event: None)

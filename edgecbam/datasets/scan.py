@@ -155,7 +155,7 @@ def _images(folder: Path, ignored: collections.Counter[str]) -> list[Path]:
         suffix = path.suffix.lower()
         if path.is_dir():
             continue
-        if suffix in IMAGE_SUFFIXES and path.is_file():  # not a pipe or a device, which might never end
+        if suffix in IMAGE_SUFFIXES:
             images.append(path)
         else:
             ignored[printable(suffix) or "(none)"] += 1
