@@ -114,7 +114,7 @@ def test_history_shows_raw_and_averaged_accuracy(trained_run: Path) -> None:
 
 
 def test_the_saved_model_holds_the_average_in_float32(trained_run: Path) -> None:
-    model = api._load_float(trained_run)
+    model = api.load_float(trained_run)
     assert {weight.dtype.name for weight in model.weights} == {"float32", "int64"}  # the count of dropout's masks
     figures = json.loads((trained_run / "train" / "metrics.json").read_text())
     samples = artifacts.load_samples(trained_run / "export")

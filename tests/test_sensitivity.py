@@ -29,7 +29,7 @@ def described(trained_run: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def load(trained_run: Path, described: dict[str, Any]) -> Load:
     def fresh() -> Any:
-        model = quantization.make_quantizable(api._load_float(trained_run), quantization.input_range(described))
+        model = quantization.make_quantizable(api.load_float(trained_run), quantization.input_range(described))
         model.load_weights(trained_run / "quantize" / api.QAT_FILE)
         return model
 
@@ -44,7 +44,7 @@ def test_the_ends_are_the_int8_and_the_float_network(
     load: Load, trained_run: Path, samples: Samples, described: dict[str, Any]
 ) -> None:
     model = load()
-    plain = api._load_float(trained_run)
+    plain = api.load_float(trained_run)
     for wrapper in quantization.wrapped(model):
         values = {quantization._suffix(variable): variable for variable in wrapper.weights}
         for variable in plain.get_layer(wrapper.layer.name).weights:
