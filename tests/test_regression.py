@@ -420,7 +420,7 @@ def test_a_manifest_from_before_there_was_a_choice_is_a_classifiers(run: Path) -
 def test_a_manifest_whose_targets_do_not_fit_is_refused(run: Path, changes: dict[str, object]) -> None:
     path = run / "export" / artifacts.MANIFEST_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(InputError, match=r"manifest\.json is no manifest"):
+    with pytest.raises(InputError, match=r"manifest\.json is (no manifest|not readable JSON)"):
         artifacts.load_manifest(run / "export")
 
 
