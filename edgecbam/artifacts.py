@@ -103,7 +103,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises InputError naming the file where it is missing, broken, no file of its own or too large.
 
-    Numbers that float64 or int64 cannot hold, NaN, and text that is no Unicode are broken too.
+    Numbers that float64 or 64 bits cannot hold, NaN, and text that is no Unicode are broken too.
     """
     array_file.require_own(path)
     try:
